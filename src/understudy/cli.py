@@ -1,0 +1,278 @@
+"""The `understudy` command: the composition root, the only place that names concrete adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from understudy import __version__
+from understudy.config import DEFAULT_PORT, ConfigFile, data_dir
+from understudy.core.errors import UnderstudyError
+
+DEFAULT_URL = os.environ.get("UNDERSTUDY_URL", f"http://127.0.0.1:{DEFAULT_PORT}")
+MIN_PYTHON = (3, 11)
+
+
+class Sentence(click.ClickException):
+    """An error shown as a sentence, not as a traceback."""
+
+    def show(self, file: Any = None) -> None:
+        click.secho(f"understudy: {self.message}", fg="red", err=True)
+
+
+def run_loop(work: Coroutine[Any, Any, Any]) -> Any:
+    """Runs a coroutine on the fastest loop there is."""
+    try:
+        import uvloop
+
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    except ImportError:
+        new_loop = asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(work)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="understudy")
+def cli() -> None:
+    """Real-time voices that never drop the line."""
+
+
+data_option = click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of understudy.toml and the database."
+)
+url_option = click.option("--url", default=DEFAULT_URL, show_default=True, help="The server.")
+voice_option = click.option("--voice", required=True, help="A name from `understudy voices`.")
+param_option = click.option(
+    "--param", "wishes", multiple=True, metavar="NAME=NUMBER", help="Override one of its numbers."
+)
+
+
+def params_of(wishes: tuple[str, ...]) -> dict[str, float]:
+    params = {}
+    for wish in wishes:
+        name, _, number = wish.partition("=")
+        try:
+            params[name] = float(number)
+        except ValueError:
+            raise Sentence(f"--param takes NAME=NUMBER, such as pitch=3.5, not {wish!r}") from None
+    return params
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535))
+@data_option
+@click.option("-v", "--verbose", is_flag=True, help="Log every step of every session.")
+def up(host: str, port: int, data: Path | None, verbose: bool) -> None:
+    """Start the whole product: page, API and audio on one port."""
+    from understudy.tokens import token_check
+    from understudy.up import Ready, check_listen
+    from understudy.up import up as serve
+
+    secret = os.environ.get("UNDERSTUDY_SECRET")
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for noisy in ("picows", "uvicorn", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("picows").setLevel(logging.ERROR)
+
+    def announce(ready: Ready) -> None:
+        click.echo()
+        click.secho(f"  Understudy is listening on {ready.url}", bold=True)
+        click.echo("  Open it in a browser, press Start, and talk. Headphones are a good idea.")
+        click.echo(f"  Voices: {ready.config} (edit and save; no restart)")
+        if not ready.warm:
+            click.secho("  Some models are still loading, or fail to: see the log above.", fg="red")
+        click.echo("  Ctrl-C stops it.\n")
+        sys.stdout.flush()
+
+    check_listen(host, has_secret=secret is not None)
+    run_loop(serve(host, port, data_dir(data), token_check(secret), announce))
+
+
+@cli.command()
+@url_option
+@data_option
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def voices(url: str, data: Path | None, as_json: bool) -> None:
+    """List the voices: of the running server, else of understudy.toml."""
+    from understudy.client import Client, Unreachable
+
+    try:
+        listed = asyncio.run(Client(url).voices())
+        source = url
+    except Unreachable:
+        from understudy.offline import describe_voices
+
+        config_file = ConfigFile.of_data(data_dir(data))
+        listed = describe_voices(config_file.current())
+        source = f"{config_file.path} (no server runs at {url})"
+    if as_json:
+        click.echo(json.dumps({"voices": listed}, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Voices of {source}", title_justify="left")
+    for column in ("voice", "title", "model", "params", "Hz", "latency", "ready"):
+        table.add_column(column)
+    for voice in listed:
+        table.add_row(
+            voice["name"],
+            voice["title"],
+            voice["model"],
+            " ".join(f"{name} {value:+g}" for name, value in voice["params"].items()),
+            str(voice["sample_rate"] or "?"),
+            "?" if voice["latency_ms"] is None else f"{voice['latency_ms']:.0f} ms",
+            "yes" if voice["ready"] else "no",
+        )
+    Console().print(table)
+
+
+@cli.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@voice_option
+@param_option
+@data_option
+def convert(
+    source: Path, target: Path, voice: str, wishes: tuple[str, ...], data: Path | None
+) -> None:
+    """Change the voice in a file, without a server, faster than real time."""
+    from understudy.files import read_audio, write_audio
+    from understudy.offline import convert_pcm
+
+    config = ConfigFile.of_data(data_dir(data)).current()
+    pcm, rate_hz = read_audio(source)
+    with click.progressbar(length=len(pcm), label=source.name, file=sys.stderr) as bar:
+        out = convert_pcm(pcm, rate_hz, config, voice, params_of(wishes), progress=bar.update)
+    write_audio(target, out, rate_hz)
+
+
+@cli.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@voice_option
+@param_option
+@url_option
+@click.option("--user", default="cli", show_default=True)
+@click.option("--token", envvar="UNDERSTUDY_TOKEN", help="Who you are, where the server asks.")
+@click.option("--takeover", is_flag=True, help="End the user's other stream.")
+def stream(
+    source: Path,
+    target: Path,
+    voice: str,
+    wishes: tuple[str, ...],
+    url: str,
+    user: str,
+    token: str | None,
+    takeover: bool,
+) -> None:
+    """Send a file through a running server at the pace of speech."""
+    from understudy.client import Client
+    from understudy.files import read_audio, stream_pcm, write_audio
+
+    pcm, rate_hz = read_audio(source)
+    session = Client(url, token).stream(
+        voice, user, rate_hz, params=params_of(wishes), takeover=takeover
+    )
+    with click.progressbar(length=len(pcm), label=source.name, file=sys.stderr) as bar:
+        out = run_loop(stream_pcm(session, pcm, rate_hz, bar.update, _say))
+    write_audio(target, out, rate_hz)
+
+
+def _say(words: str) -> None:
+    click.echo(f"\n{words}", err=True)
+
+
+@cli.command()
+@click.option("--voice", help="A name from `understudy voices`.")
+@param_option
+@data_option
+@click.option("--input", "source", help="Microphone: a number or a part of its name.")
+@click.option("--output", "target", help="Speaker: a number or a part of its name.")
+@click.option("--devices", is_flag=True, help="List microphones and speakers.")
+def talk(
+    voice: str | None,
+    wishes: tuple[str, ...],
+    data: Path | None,
+    source: str | None,
+    target: str | None,
+    devices: bool,
+) -> None:
+    """Microphone to speakers in this process, with no network. Needs `understudy[local]`."""
+    from understudy.talk import list_devices
+    from understudy.talk import talk as run_talk
+
+    if devices:
+        click.echo(list_devices())
+        return
+    if voice is None:
+        raise Sentence("talk needs --voice; `understudy voices` lists them")
+    config = ConfigFile.of_data(data_dir(data)).current()
+    run_talk(config, voice, params_of(wishes), source, target, say=click.echo)
+
+
+@cli.command()
+@click.argument("user")
+@click.option("--hours", default=1.0, show_default=True, type=click.FloatRange(0.01, 24 * 366))
+def token(user: str, hours: float) -> None:
+    """Make a token for a user, signed with $UNDERSTUDY_SECRET."""
+    from understudy.clock import SystemClock
+    from understudy.tokens import make_token
+
+    secret = os.environ.get("UNDERSTUDY_SECRET")
+    if secret is None:
+        raise Sentence("set UNDERSTUDY_SECRET to the server's secret first")
+    click.echo(make_token(secret, user, SystemClock().wall() + hours * 3600))
+
+
+@cli.command()
+@click.argument("name", type=click.Choice(["engine", "edge", "browser"]))
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--quick", is_flag=True, help="A shorter run; the figures are rougher.")
+@click.option(
+    "--audio",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of recorded speech; else $UNDERSTUDY_AUDIO, ../shared/audio, or synthesis.",
+)
+def bench(name: str, as_json: bool, quick: bool, audio: Path | None) -> None:
+    """Print the figures that docs/benchmarks.md records."""
+    import importlib
+
+    from understudy.bench.machine import find_audio, stamp
+
+    module = importlib.import_module(f"understudy.bench.{name}")
+    result = module.run(
+        find_audio(audio), quick=quick, progress=lambda words: click.echo(words, err=True)
+    )
+    result = {**stamp(name), **result}
+    click.echo(json.dumps(result, indent=2) if as_json else module.table(result))
+
+
+def main() -> None:
+    """The console script. Every refusal is one sentence on standard error, and status 1."""
+    try:
+        cli(standalone_mode=False)
+    except UnderstudyError as error:
+        Sentence(error.message).show()
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)

@@ -1,0 +1,1 @@
+"""The process that decides how many workers there are."""

@@ -1,0 +1,189 @@
+"""Sample accounting: the lock between a session's input and its output, and what is overdue.
+
+Positions count samples since the session's start. Two rates meet here: the client's (what
+arrives and leaves) and the model's (what crosses the link). PCM is int16 little-endian mono.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from understudy.core.wire import BYTES_PER_SAMPLE, Card, Spread
+
+OVERDUE_S: Final = 0.200  # an answer later than this is given up
+CAUGHT_UP_S: Final = 0.100  # and then everything older than this is, so that gaps are few
+TIMINGS: Final = 256
+
+
+class Resampler(Protocol):
+    """A streaming resampler whose output sample k lies where input sample k·in/out lay."""
+
+    shortfall_s: float  # how late its output is, at most
+
+    def push(self, pcm: bytes) -> bytes: ...
+
+
+Resampling = Callable[[int, int], Resampler]  # (from_hz, to_hz)
+
+
+class History:
+    """The last `keep_s` seconds of a session's input at the model's rate, to prime a new worker."""
+
+    def __init__(self, keep_s: float, rate_hz: int) -> None:
+        self._keep = math.ceil(keep_s * rate_hz)
+        self._chunks: deque[tuple[int, bytes]] = deque()
+        self.end = 0  # position after the newest sample
+
+    def append(self, pcm: bytes) -> None:
+        self._chunks.append((self.end, pcm))
+        self.end += len(pcm) // BYTES_PER_SAMPLE
+        horizon = self.end - self._keep
+        while len(self._chunks) > 1 and self._chunks[1][0] <= horizon:
+            self._chunks.popleft()
+
+    def since_start(self) -> tuple[int, bytes]:
+        """(position of the first sample kept, the samples)."""
+        start = self._chunks[0][0] if self._chunks else self.end
+        return start, b"".join(pcm for _, pcm in self._chunks)
+
+
+class SampleLock:
+    """Holds one session's output to its input: output sample k answers input sample k.
+
+    It is sent once input sample k + `latency` has arrived; what is missing becomes silence in
+    its exact place. `latency` is in samples at the client's rate and never changes.
+    """
+
+    def __init__(self, rate_hz: int, card: Card, resampling: Resampling) -> None:
+        self.rate_hz = rate_hz
+        self.model_hz = card.sample_rate
+        self._lookahead = card.latency + card.frame - 1  # at the model's rate
+        self._down: Resampler | None = None
+        self._up: Resampler | None = None
+        latency_s = self._lookahead / card.sample_rate
+        if rate_hz != card.sample_rate:
+            self._down = resampling(rate_hz, card.sample_rate)
+            self._up = resampling(card.sample_rate, rate_hz)
+            latency_s += self._down.shortfall_s + self._up.shortfall_s
+        self.latency = math.ceil(latency_s * rate_hz - 1e-9)
+        self.history = History(card.context_s, card.sample_rate)
+        self.received = 0  # client samples in
+        self.sent = 0  # client samples out
+        self.silent_s = 0.0
+        self._half = b""  # half a sample waiting for its other byte
+        self._next = 0  # position of the next output sample, at the model's rate
+        self._out = bytearray()  # output that may not leave yet
+        self._due: deque[tuple[int, float]] = deque()  # (input end, when it came), unanswered
+        self._finishing = False
+        self._queue_s: deque[float] = deque(maxlen=TIMINGS)
+        self._step_s: deque[float] = deque(maxlen=TIMINGS)
+
+    def feed(self, pcm: bytes, now: float) -> tuple[int, bytes]:
+        """Takes input; returns (position, PCM) at the model's rate for the worker, maybe empty."""
+        if self._half or len(pcm) % BYTES_PER_SAMPLE:
+            pcm = self._half + pcm
+            whole = len(pcm) - len(pcm) % BYTES_PER_SAMPLE
+            self._half, pcm = pcm[whole:], pcm[:whole]
+        self.received += len(pcm) // BYTES_PER_SAMPLE
+        return self._enter(pcm, now)
+
+    def finish(self, now: float) -> tuple[int, bytes]:
+        """No more input: returns the silence that pushes the last samples out of the model."""
+        self._finishing = True
+        # One frame more than the latency: the model's frames need not end where the input did.
+        tail_s = self.latency / self.rate_hz + (self._lookahead + 1) / self.model_hz
+        return self._enter(bytes(math.ceil(tail_s * self.rate_hz) * BYTES_PER_SAMPLE), now)
+
+    def _enter(self, pcm: bytes, now: float) -> tuple[int, bytes]:
+        if self._down is not None:
+            pcm = self._down.push(pcm)
+        position = self.history.end
+        if pcm:
+            self.history.append(pcm)
+            self._due.append((self.history.end, now))
+        return position, pcm
+
+    def answer(self, position: int, pcm: bytes | memoryview, step_s: float, now: float) -> None:
+        """Takes output of a worker; what was sent already, or given up, is ignored."""
+        ahead = position - self._next
+        if ahead < 0:
+            pcm = pcm[-ahead * BYTES_PER_SAMPLE :]
+        elif ahead:
+            self._silence(position)
+        if not pcm:
+            return
+        self._next += len(pcm) // BYTES_PER_SAMPLE
+        self._leave(pcm)
+        came = None
+        while self._due and self._due[0][0] - self._lookahead <= self._next:
+            came = self._due.popleft()[1]
+        if came is not None:
+            self._step_s.append(step_s)
+            self._queue_s.append(max(0.0, now - came - step_s))
+
+    def give_up(self, now: float) -> int | None:
+        """Puts silence where an answer is overdue.
+
+        Returns the input position that the worker should go on from, or None: nothing is overdue.
+        """
+        if not self._due or now - self._due[0][1] <= OVERDUE_S:
+            return None
+        end = self._due[0][0]
+        while self._due and now - self._due[0][1] > CAUGHT_UP_S:
+            end = self._due.popleft()[0]
+        self._silence(max(self._next, end - self._lookahead))
+        return end
+
+    def abandon(self) -> None:
+        """No worker will answer any more: silence for all that is left to send."""
+        missing = self.received - self.sent - len(self._out) // BYTES_PER_SAMPLE
+        self._due.clear()
+        self.silent_s += max(0, missing) / self.rate_hz
+        self._out += bytes(max(0, missing) * BYTES_PER_SAMPLE)
+
+    def _silence(self, until: int) -> None:
+        samples = until - self._next
+        self.silent_s += samples / self.model_hz
+        self._next = until
+        self._leave(bytes(samples * BYTES_PER_SAMPLE))
+
+    def _leave(self, pcm: bytes | memoryview) -> None:
+        self._out += pcm if self._up is None else self._up.push(bytes(pcm))
+
+    def take(self) -> bytes:
+        """What may be sent to the client now (whole samples, maybe none)."""
+        latency = 0 if self._finishing else self.latency
+        allowed = (self.received - latency - self.sent) * BYTES_PER_SAMPLE
+        if allowed <= 0 or not self._out:
+            return b""
+        pcm = bytes(self._out[:allowed])
+        del self._out[:allowed]
+        self.sent += len(pcm) // BYTES_PER_SAMPLE
+        return pcm
+
+    @property
+    def done(self) -> bool:
+        return self._finishing and self.sent >= self.received
+
+    @property
+    def heard_s(self) -> float:
+        """Seconds sent that a voice performed: what accounting counts."""
+        return max(0.0, self.sent / self.rate_hz - self.silent_s)
+
+    def timings(self) -> tuple[Spread | None, Spread | None]:
+        """(queue, engine) over the last answers, ms."""
+        return _spread(self._queue_s), _spread(self._step_s)
+
+
+def _spread(seconds: deque[float]) -> Spread | None:
+    if not seconds:
+        return None
+    ordered = sorted(seconds)
+    last = len(ordered) - 1
+    return Spread(
+        p50=round(ordered[round(0.50 * last)] * 1e3, 3),
+        p95=round(ordered[round(0.95 * last)] * 1e3, 3),
+    )

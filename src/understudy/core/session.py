@@ -1,0 +1,105 @@
+"""The life of a session, as one table: (state, event) -> (state, effects).
+
+Everything that decides what a session does next stands in TABLE and DEADLINES; the edge only
+carries out effects. docs/architecture.md shows the diagram that `diagram()` draws from them.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class State(StrEnum):
+    NEW = "new"  # connected, `start` has not come
+    WAITING = "waiting"  # no slot yet: queued, or a worker is loading
+    OPENING = "opening"  # a slot is taken; the worker is being primed
+    LIVE = "live"  # a worker performs
+    FLUSHING = "flushing"  # `stop` came; the last samples are on their way
+    DETACHED = "detached"  # the client's connection was lost; the slot is kept for it
+    ENDED = "ended"
+
+
+class Event(StrEnum):
+    START = "start"  # a valid `start`
+    SLOT = "slot"  # a slot was found
+    OPENED = "opened"  # the worker has the session
+    SLOT_LOST = "slot_lost"  # the worker died, or gave the session up
+    STOP = "stop"  # the client's `stop`
+    FLUSHED = "flushed"  # the last sample was sent
+    CLIENT_LOST = "client_lost"
+    RESUME = "resume"  # the client is back with its token
+    TAKEN_OVER = "taken_over"  # the user went live elsewhere
+    FAIL = "fail"  # an error that ends the session
+    SHUTDOWN = "shutdown"
+    DEADLINE = "deadline"
+
+
+class Effect(StrEnum):
+    SEEK = "seek"  # look for a slot, and tell the client where it stands
+    OPEN = "open"  # open the session on its slot, primed with its recent input
+    GO_LIVE = "go_live"  # tell the client that audio flows
+    FLUSH = "flush"  # push the last samples out of the model
+    ABANDON = "abandon"  # silence for what no worker will answer any more
+    REJOIN = "rejoin"  # bind the session to the new connection, positions from 0
+    RELEASE = "release"  # give the slot back
+    FINISH = "finish"  # say `ended`, close, forget
+
+
+_S, _E, _F = State, Event, Effect
+_END = (_F.RELEASE, _F.FINISH)
+
+TABLE: Final[dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]]] = {
+    (_S.NEW, _E.START): (_S.WAITING, (_F.SEEK,)),
+    (_S.NEW, _E.CLIENT_LOST): (_S.ENDED, (_F.FINISH,)),
+    (_S.NEW, _E.FAIL): (_S.ENDED, (_F.FINISH,)),
+    (_S.NEW, _E.SHUTDOWN): (_S.ENDED, (_F.FINISH,)),
+    (_S.WAITING, _E.SLOT): (_S.OPENING, (_F.OPEN,)),
+    (_S.WAITING, _E.STOP): (_S.ENDED, (_F.ABANDON, *_END)),
+    (_S.WAITING, _E.CLIENT_LOST): (_S.ENDED, _END),
+    (_S.OPENING, _E.OPENED): (_S.LIVE, (_F.GO_LIVE,)),
+    (_S.OPENING, _E.SLOT_LOST): (_S.WAITING, (_F.SEEK,)),
+    (_S.OPENING, _E.STOP): (_S.FLUSHING, (_F.FLUSH,)),
+    (_S.OPENING, _E.CLIENT_LOST): (_S.DETACHED, ()),
+    (_S.LIVE, _E.SLOT_LOST): (_S.WAITING, (_F.SEEK,)),
+    (_S.LIVE, _E.STOP): (_S.FLUSHING, (_F.FLUSH,)),
+    (_S.LIVE, _E.CLIENT_LOST): (_S.DETACHED, ()),
+    (_S.FLUSHING, _E.OPENED): (_S.FLUSHING, ()),
+    (_S.FLUSHING, _E.FLUSHED): (_S.ENDED, _END),
+    (_S.FLUSHING, _E.SLOT_LOST): (_S.ENDED, (_F.ABANDON, *_END)),
+    (_S.FLUSHING, _E.DEADLINE): (_S.ENDED, (_F.ABANDON, *_END)),
+    (_S.FLUSHING, _E.CLIENT_LOST): (_S.ENDED, _END),
+    (_S.DETACHED, _E.OPENED): (_S.DETACHED, ()),
+    (_S.DETACHED, _E.SLOT_LOST): (_S.ENDED, _END),
+    (_S.DETACHED, _E.RESUME): (_S.OPENING, (_F.REJOIN, _F.OPEN)),
+    (_S.DETACHED, _E.DEADLINE): (_S.ENDED, _END),
+    **{
+        (state, event): (_S.ENDED, _END)
+        for state in (_S.WAITING, _S.OPENING, _S.LIVE, _S.FLUSHING, _S.DETACHED)
+        for event in (_E.TAKEN_OVER, _E.FAIL, _E.SHUTDOWN)
+    },
+}
+
+# How long a session may stay in a state before DEADLINE (NEW: before the edge raises FAIL with
+# start_timeout, which has a code of its own on the wire).
+DEADLINES: Final[dict[State, float]] = {
+    State.NEW: 10.0,
+    State.FLUSHING: 2.0,
+    State.DETACHED: 10.0,
+}
+
+
+def advance(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
+    """The one way a session changes. An event that the table does not know changes nothing:
+    events race (a worker dies while its user says stop), and the loser is late, not wrong."""
+    return TABLE.get((state, event), (state, ()))
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram."""
+    edges: dict[tuple[State, State], list[str]] = {}
+    for (state, event), (after, _) in TABLE.items():
+        edges.setdefault((state, after), []).append(event)
+    lines = ["stateDiagram-v2", f"    [*] --> {State.NEW}"]
+    lines += [f"    {a} --> {b}: {', '.join(events)}" for (a, b), events in edges.items() if a != b]
+    return "\n".join([*lines, f"    {State.ENDED} --> [*]"])

@@ -1,0 +1,1 @@
+"""The process that users connect to: places sessions, relays audio, meters."""

@@ -1,0 +1,107 @@
+"""The HTTP side: the page, the voices, the state of things."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from understudy.edge.edge import Edge
+from understudy.edge.gate import HostCheck
+
+log = logging.getLogger(__name__)
+
+PAGE: Final = Path(__file__).parent.parent / "page"
+_NO_PAGE: Final = """<!doctype html><title>Understudy</title>
+<p>The page is not built. Run <code>make web</code> in the source tree, or install a release,
+which has it inside. The API at <code>/v1</code> works without it.</p>"""
+_HEADERS: Final = (
+    (
+        b"content-security-policy",
+        b"default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data: blob:; "
+        b"media-src 'self' blob:; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
+        b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"permissions-policy", b"microphone=(self), camera=(), geolocation=()"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
+
+
+class Guard:
+    """Refuses requests that other sites' pages made, and sets the security headers."""
+
+    def __init__(self, app: ASGIApp, check: HostCheck) -> None:
+        self._app = app
+        self._check = check
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        reason = self._check.refusal(headers.get(b"host"), headers.get(b"origin"))
+        if reason:
+            await _error(403, "forbidden", reason)(scope, receive, send_with_headers)
+        else:
+            await self._app(scope, receive, send_with_headers)
+
+
+def _error(status: int, code: str, message: str, *, retryable: bool = False) -> JSONResponse:
+    body = {"error": {"code": code, "message": message, "retryable": retryable}}
+    return JSONResponse(body, status)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    return _error(error.status_code, code, f"{request.url.path}: {error.detail}")
+
+
+async def _server_error(request: Request, error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _error(500, "internal", "a bug on the server's side; see its log", retryable=True)
+
+
+def build_app(edge: Edge, check: HostCheck) -> Starlette:
+    async def voices(request: Request) -> Response:
+        return JSONResponse({"voices": edge.voices()}, headers={"cache-control": "no-store"})
+
+    async def status(request: Request) -> Response:
+        return JSONResponse(edge.status(), headers={"cache-control": "no-store"})
+
+    async def health(request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def no_page(request: Request) -> Response:
+        return HTMLResponse(_NO_PAGE, 503)
+
+    page: Route | Mount = Route("/", no_page)
+    if (PAGE / "index.html").exists():
+        page = Mount("/", StaticFiles(directory=PAGE, html=True))
+    return Starlette(
+        routes=[
+            Route("/v1/voices", voices),
+            Route("/v1/status", status),
+            Route("/healthz", health),
+            page,
+        ],
+        middleware=[Middleware(Guard, check=check)],
+        exception_handlers={HTTPException: _http_error, 500: _server_error},
+    )

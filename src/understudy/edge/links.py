@@ -1,0 +1,176 @@
+"""The edge's end of the links: one connection a worker, all of its sessions on it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+from picows import WSMsgType
+
+from understudy.core.errors import LinkError, UnderstudyError
+from understudy.core.fleet import Worker, WorkerState
+from understudy.core.wire import Card, decode_records, encode_header
+from understudy.edge.websocket import Peer
+from understudy.seams import Clock
+
+log = logging.getLogger(__name__)
+
+SILENCE_S: Final = 3.0  # a ready worker that says nothing for this long is taken for dead
+
+
+class Performing(Protocol):
+    """What a link needs of a session."""
+
+    def answer(self, position: int, pcm: memoryview, step_s: float, now: float) -> None: ...
+
+    def opened(self) -> None: ...
+
+    def slot_lost(self) -> None: ...
+
+    def refused(self, message: str) -> None: ...
+
+
+class Workers(Protocol):
+    """What a link needs of the edge."""
+
+    def worker_hello(self, link: WorkerLink, secret: str) -> bool: ...
+
+    def worker_changed(self, link: WorkerLink) -> None: ...
+
+    def worker_failed(self, link: WorkerLink, message: str) -> None: ...
+
+
+class WorkerLink(Peer):
+    """One worker, as the edge knows it."""
+
+    max_message_bytes = 16 * 1024 * 1024
+
+    def __init__(self, workers: Workers, clock: Clock, worker_id: str) -> None:
+        super().__init__()
+        self._workers = workers
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._sessions: dict[int, Performing] = {}
+        self._opening: set[int] = set()  # slots whose `opened` has not come yet
+        self._outgoing: list[bytes] = []  # audio on its way: one message a turn of the loop
+        self.worker = Worker(worker_id, "", "", "", 0, WorkerState.LOADING)
+        self.card: Card | None = None
+        self.since_s = clock.now()
+        self.heard_s = clock.now()
+
+    # sessions
+
+    def open(
+        self,
+        slot: int,
+        session: Performing,
+        position: int,
+        params: Mapping[str, float],
+        context: bytes,
+    ) -> None:
+        """Gives a slot to a session and primes it with its recent input."""
+        self._sessions[slot] = session
+        self._opening.add(slot)
+        self.say(type="open", slot=slot, position=position, params=dict(params))
+        if context:
+            self.audio(slot, position, context)
+
+    def release(self, slot: int, session: Performing) -> None:
+        if self._sessions.get(slot) is session:
+            del self._sessions[slot]
+            self._opening.discard(slot)
+            self.say(type="close", slot=slot)
+
+    def audio(self, slot: int, position: int, pcm: bytes) -> None:
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing += (encode_header(slot, position, len(pcm)), pcm)
+
+    def say(self, **message: Any) -> None:
+        self._flush()  # what is said about a slot comes after the audio before it
+        self.send_text(json.dumps(message))
+
+    def _flush(self) -> None:
+        if self._outgoing:
+            data = b"".join(self._outgoing)
+            self._outgoing.clear()
+            if self.transport is not None:
+                self.transport.send(WSMsgType.BINARY, data)
+
+    # what the worker says
+
+    def on_audio(self, data: bytes) -> None:
+        now = self.heard_s = self._clock.now()
+        sessions = self._sessions
+        for record in decode_records(data):
+            session = sessions.get(record.slot)
+            # Before `opened` it is still the slot's last tenant that is heard.
+            if session is not None and record.slot not in self._opening:
+                session.answer(record.position, record.pcm, record.step_s, now)
+
+    def on_text(self, text: str) -> None:
+        self.heard_s = self._clock.now()
+        message = json.loads(text)
+        kind = message.get("type")
+        if not self.worker.node and kind != "hello":
+            raise LinkError("a worker says hello first")
+        match kind:
+            case "hello":
+                self.worker = Worker(
+                    id=self.worker.id,
+                    node=str(message["node"]),
+                    model=str(message["model"]),
+                    region=str(message["region"]),
+                    slots=int(message["slots"]),
+                    state=WorkerState.LOADING,
+                )
+                if not self._workers.worker_hello(self, str(message["secret"])):
+                    raise LinkError("this edge did not ask for this worker")
+            case "ready":
+                self.card = Card.parse(message["card"])
+                self._become(WorkerState.READY, boot_s=float(message["boot_s"]), progress=1.0)
+            case "loading":
+                self._become(WorkerState.LOADING, progress=float(message["progress"]))
+            case "failed":
+                self._workers.worker_failed(self, str(message["message"]))
+            case "opened":
+                self._opening.discard(message["slot"])
+                if session := self._sessions.get(message["slot"]):
+                    session.opened()
+            case "refused":
+                if session := self._sessions.pop(message["slot"], None):
+                    session.refused(str(message["message"]))
+            case "stats":
+                pass
+            case other:
+                log.warning("worker %s says %r, which this edge does not know", self.node, other)
+
+    @property
+    def node(self) -> str:
+        return self.worker.node
+
+    def _become(self, state: WorkerState, **changes: Any) -> None:
+        self.worker = replace(self.worker, state=state, **changes)
+        self._workers.worker_changed(self)
+
+    def on_lost(self) -> None:
+        sessions, self._sessions = list(self._sessions.values()), {}
+        if self.worker.state is not WorkerState.GONE:
+            self._become(WorkerState.GONE)
+        for session in sessions:
+            session.slot_lost()
+
+    def refuse(self, error: UnderstudyError) -> None:
+        log.error("the link of worker %s is closed: %s", self.node or "(unknown)", error)
+        self.close(error.close_code, str(error))
+
+    def check(self, now: float) -> None:
+        """Gives a worker up that is connected but silent: frozen, or its machine is gone."""
+        if self.worker.state is WorkerState.READY and now - self.heard_s > SILENCE_S:
+            log.error("worker %s is silent for %.0f s and given up", self.node, SILENCE_S)
+            if self.transport is not None:
+                self.transport.disconnect(False)

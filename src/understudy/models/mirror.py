@@ -1,0 +1,33 @@
+"""A model that changes nothing: for measuring everything around a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class MirrorModel:
+    """Output equals input, sample for sample, with no latency of its own."""
+
+    def __init__(self, *, slots: int = 4, sample_rate: int = 24_000, frame: int = 1) -> None:
+        self.burst = sample_rate
+        self.slots = slots
+        self.sample_rate = sample_rate
+        self.frame = frame
+        self.latency_samples = 0
+        self.context_s = 0.0
+
+    def load(self, device: str) -> None:
+        pass
+
+    def open(self, slot: int, params: Mapping[str, float]) -> None:
+        self.set_params(slot, params)
+
+    def set_params(self, slot: int, params: Mapping[str, float]) -> None:
+        if params:
+            raise ValueError("the mirror takes no params")
+
+    def step(self, frames: NDArray[np.float32], active: NDArray[np.bool_]) -> NDArray[np.float32]:
+        return frames * active[:, None]

@@ -1,0 +1,92 @@
+"""The stream without a server: the same sample lock, slots and model, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.config import Config, ModelSpec, Voice, merge_params
+from understudy.core.audio import SampleLock
+from understudy.core.errors import BadParams
+from understudy.edge.edge import describe
+from understudy.resample import SoxrResampler
+from understudy.worker.link import build_model
+from understudy.worker.slots import Slots, card_of
+
+BLOCK_S: Final = 0.1
+
+
+class Pipe:
+    """One session of a voice, driven by hand: bytes in, bytes out, sample-locked."""
+
+    def __init__(
+        self, spec: ModelSpec, voice: Voice, params: Mapping[str, float], rate_hz: int
+    ) -> None:
+        """Loads the model. Raises ConfigError or BadParams."""
+        model = build_model(spec.engine, 1, spec.options)
+        model.load("cpu")
+        card = card_of(model)
+        self.lock = SampleLock(rate_hz, card, SoxrResampler)
+        self._slots = Slots(model)
+        try:
+            self._slots.open(0, 0, merge_params(voice, params, card.controls))
+        except ValueError as error:
+            raise BadParams(str(error)) from None
+
+    def push(self, pcm: bytes) -> bytes:
+        """int16 PCM in; what may leave by now."""
+        return self._through(*self.lock.feed(pcm, 0.0))
+
+    def finish(self) -> bytes:
+        """The last samples: as many have come out as went in."""
+        return self._through(*self.lock.finish(0.0))
+
+    def set_params(self, params: Mapping[str, float]) -> None:
+        self._slots.set_params(0, params)
+
+    def _through(self, position: int, pcm: bytes) -> bytes:
+        self._slots.feed(0, position, pcm)
+        while outputs := self._slots.step() if self._slots.due else []:
+            for output in outputs:
+                self.lock.answer(output.position, output.pcm, 0.0, 0.0)
+        return self.lock.take()
+
+
+def open_pipe(config: Config, voice: str, params: Mapping[str, float], rate_hz: int) -> Pipe:
+    """Raises UnknownVoice, BadParams or ConfigError."""
+    chosen = config.voice(voice)
+    return Pipe(config.models[chosen.model], chosen, params, rate_hz)
+
+
+def convert_pcm(
+    pcm: NDArray[np.int16],
+    rate_hz: int,
+    config: Config,
+    voice: str,
+    params: Mapping[str, float] | None = None,
+    progress: Callable[[int], None] = lambda samples: None,
+) -> NDArray[np.int16]:
+    """A whole recording through a voice: output sample k answers input sample k."""
+    pipe = open_pipe(config, voice, params or {}, rate_hz)
+    block = max(1, round(rate_hz * BLOCK_S))
+    parts = []
+    for at in range(0, len(pcm), block):
+        parts.append(pipe.push(pcm[at : at + block].tobytes()))
+        progress(len(pcm[at : at + block]))
+    parts.append(pipe.finish())
+    return np.frombuffer(b"".join(parts), np.int16)
+
+
+def describe_voices(config: Config) -> list[dict[str, Any]]:
+    """What `GET /v1/voices` would list, with no server: models are asked without being loaded."""
+    cards = {
+        name: card_of(build_model(spec.engine, spec.slots, spec.options))
+        for name, spec in config.models.items()
+    }
+    return [
+        describe(voice.name, config, cards[voice.model]) | {"ready": False}
+        for voice in config.voices.values()
+    ]

@@ -1,0 +1,1 @@
+"""Where nodes come from: adapters of seams.Provider."""

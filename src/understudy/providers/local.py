@@ -1,0 +1,88 @@
+"""Nodes on this machine: each is a subprocess that runs one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from understudy.core.fleet import Node
+
+STOP_S: Final = 3.0  # between asking a worker to leave and killing it
+
+
+class LocalProvider:
+    """seams.Provider with subprocesses.
+
+    A worker holds its end of a pipe from us: when we die, however we die, it reads the end of the
+    file and leaves. It runs in a session of its own, so that Ctrl-C reaches us alone and children
+    are stopped in order.
+    """
+
+    name = "local"
+
+    def __init__(self, spec_json: Callable[[str], str], region: str = "local") -> None:
+        """`spec_json(model)` is what the worker reads from its first line of standard input."""
+        self._spec_json = spec_json
+        self._region = region
+        self._processes: dict[str, tuple[str, Process]] = {}
+        self._secrets: dict[str, str] = {}
+        self.url = ""  # of the edge to dial, known once it listens
+
+    def admits(self, node: str, secret: str) -> bool:
+        """Whether a worker that dials in is one that we started."""
+        return secrets.compare_digest(self._secrets.get(node, ""), secret) and secret != ""
+
+    async def start(self, model: str) -> Node:
+        node = f"local-{secrets.token_hex(4)}"
+        secret = self._secrets[node] = secrets.token_hex(16)
+        # One thread a worker: two cores serve many workers, and small transforms do not gain.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "understudy.worker", "--url", self.url, "--node", node),
+            *("--region", self._region),
+            stdin=PIPE,
+            stdout=DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        self._processes[node] = (model, process)
+        assert process.stdin is not None
+        # Secrets do not belong on a command line, which anyone on the machine can read.
+        process.stdin.write(f"{secret}\n{self._spec_json(model)}\n".encode())
+        try:
+            await process.stdin.drain()
+        except ConnectionError:
+            pass  # it died at once; `nodes` will say so
+        return Node(node, model, self._region)
+
+    async def stop(self, node: str) -> None:
+        self._secrets.pop(node, None)
+        _, process = self._processes.pop(node, ("", None))
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def nodes(self) -> Sequence[Node]:
+        return [
+            Node(node, model, self._region, _exited(process.returncode))
+            for node, (model, process) in self._processes.items()
+        ]
+
+    async def close(self) -> None:
+        await asyncio.gather(*(self.stop(node) for node in list(self._processes)))
+
+
+def _exited(code: int | None) -> str | None:
+    if code is None:
+        return None
+    return f"killed by signal {-code}" if code < 0 else f"exited with status {code}"

@@ -1,0 +1,1 @@
+"""Where the shared truth is kept: adapters of seams.Store."""

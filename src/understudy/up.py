@@ -1,0 +1,123 @@
+"""`understudy up`: edge and controller in one process, workers as subprocesses, one port."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from understudy.clock import SystemClock
+from understudy.config import ConfigFile
+from understudy.controller.loop import Controller
+from understudy.core.errors import ConfigError
+from understudy.edge.api import build_app
+from understudy.edge.edge import CheckToken, Edge
+from understudy.edge.gate import Gate, HostCheck, is_loopback, listen
+from understudy.providers.local import LocalProvider
+from understudy.resample import SoxrResampler
+from understudy.store.sqlite import SqliteStore
+
+log = logging.getLogger(__name__)
+
+READY_S: Final = 30.0  # how long the first workers may take before the address is printed anyway
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What `up` says once it serves."""
+
+    url: str
+    config: Path
+    warm: bool  # every configured model has a worker
+
+
+async def up(
+    host: str,
+    port: int,
+    data: Path,
+    check_token: CheckToken,
+    announce: Callable[[Ready], None],
+) -> None:
+    """Serves until SIGINT or SIGTERM, then ends every child. Raises ConfigError."""
+    config_file = ConfigFile.of_data(data)
+    sock = listen(host, port)
+    clock = SystemClock()
+    store = SqliteStore(data / "understudy.db")
+    await store.open()
+
+    def spec_json(model: str) -> str:
+        return json.dumps(asdict(config_file.current().models[model]))
+
+    provider = LocalProvider(spec_json)
+    edge = Edge(store, config_file.current, provider.admits, check_token, SoxrResampler, clock)
+    check = HostCheck(host)
+    gate = Gate(sock, edge, build_app(edge, check), check)
+    local = host if is_loopback(host) else "127.0.0.1"
+    shown = f"[{host}]" if ":" in host else host
+    provider.url = f"ws://{f'[{local}]' if ':' in local else local}:{gate.port}/v1/link"
+    controller = Controller(
+        store,
+        provider,
+        lambda: {name: spec.workers for name, spec in config_file.current().models.items()},
+        clock,
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await edge.open()
+    roles = [
+        loop.create_task(role, name=name)
+        for name, role in (
+            ("gate", gate.run()),
+            ("edge", edge.run()),
+            ("controller", controller.run()),
+        )
+    ]
+    stopping = loop.create_task(stop.wait())
+    try:
+        warm = await _warm(edge, config_file, stop, clock)
+        if not stop.is_set():
+            announce(Ready(f"http://{shown}:{gate.port}", config_file.path, warm))
+        await asyncio.wait([stopping, *roles], return_when=asyncio.FIRST_COMPLETED)
+        for role in roles:
+            if role.done():
+                role.result()  # a role ends only by a bug: let it be seen
+    finally:
+        stopping.cancel()
+        roles[2].cancel()  # the controller first: it would replace what is being stopped
+        await asyncio.gather(roles[2], return_exceptions=True)
+        await edge.close()
+        await provider.close()
+        for role in roles:
+            role.cancel()
+        await asyncio.gather(*roles, return_exceptions=True)
+        await store.close()
+
+
+async def _warm(
+    edge: Edge, config_file: ConfigFile, stop: asyncio.Event, clock: SystemClock
+) -> bool:
+    """Waits until each configured model has a ready worker, or for READY_S."""
+    until = clock.now() + READY_S
+    while clock.now() < until and not stop.is_set():
+        specs = config_file.current().models.values()
+        if all(edge.ready(spec.name) for spec in specs if spec.workers):
+            return True
+        await clock.sleep(0.02)
+    return False
+
+
+def check_listen(host: str, *, has_secret: bool) -> None:
+    """Raises ConfigError where a server would listen beyond this machine without keys."""
+    if not is_loopback(host) and not has_secret:
+        raise ConfigError(
+            f"{host} is reachable from other machines, so users must show who they are: set "
+            "UNDERSTUDY_SECRET to 32 random characters or more (`openssl rand -hex 32`) and make "
+            "tokens with `understudy token USER`. Without it, only --host 127.0.0.1 is served"
+        )

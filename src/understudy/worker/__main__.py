@@ -1,0 +1,63 @@
+"""The worker process: `python -m understudy.worker --url ws://… --node ID`, started by a provider.
+
+Standard input: a line with the worker's secret, a line with its model as JSON; then it stays
+open for as long as the parent lives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import sys
+import threading
+
+from understudy.clock import SystemClock
+from understudy.worker.link import run
+
+
+def leave_with_parent() -> None:
+    """Ends this process once the other end of standard input is gone, even if the loop hangs."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os._exit(0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="understudy-worker", description=__doc__)
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--region", default="local")
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format=f"%(levelname)s worker {arguments.node}: %(message)s",
+    )
+    logging.getLogger("picows").setLevel(logging.ERROR)
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        secret = stdin.readline().decode().strip()
+        spec = json.loads(stdin.readline())
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    try:
+        import uvloop
+
+        new_loop = uvloop.new_event_loop
+    except ImportError:
+        new_loop = asyncio.new_event_loop
+    gc.freeze()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(
+            run(
+                arguments.url, secret, arguments.node, arguments.region, spec, SystemClock()
+            )
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

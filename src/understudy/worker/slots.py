@@ -1,0 +1,117 @@
+"""A model's slots: queues of input in, one batched step over all that are due, output out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from understudy.core.wire import BYTES_PER_SAMPLE, Card, Control
+from understudy.seams import Model
+
+FULL_SCALE: Final = 32768.0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a step made for one slot: int16 PCM from `position` on."""
+
+    slot: int
+    position: int
+    pcm: bytes
+
+
+@dataclass(slots=True)
+class _Slot:
+    position: int  # of the first sample in `waiting`
+    waiting: bytearray = field(default_factory=bytearray)
+
+
+def card_of(model: Model) -> Card:
+    """The card of a model, once it is loaded."""
+    controls: Mapping[str, Control] = getattr(model, "controls", {})
+    return Card(
+        sample_rate=model.sample_rate,
+        frame=model.frame,
+        latency=model.latency_samples,
+        context_s=model.context_s,
+        slots=model.slots,
+        controls=controls,
+    )
+
+
+class Slots:
+    """Feeds a loaded model. Used by the worker process, and without one by files and `talk`."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._frame_bytes = model.frame * BYTES_PER_SAMPLE
+        self._slots: dict[int, _Slot] = {}
+
+    def open(self, slot: int, position: int, params: Mapping[str, float]) -> None:
+        """Starts a slot from silence; its input begins at `position`. Raises ValueError."""
+        self._model.open(slot, params)
+        self._slots[slot] = _Slot(position)
+
+    def close(self, slot: int) -> None:
+        self._slots.pop(slot, None)
+
+    def set_params(self, slot: int, params: Mapping[str, float]) -> None:
+        """Raises ValueError if the model refuses them."""
+        if slot in self._slots:
+            self._model.set_params(slot, params)
+
+    def feed(self, slot: int, position: int, pcm: bytes | memoryview) -> None:
+        """Appends input. What is not contiguous was shed by the edge: the slot skips ahead."""
+        state = self._slots.get(slot)
+        if state is None:
+            return  # closed while this was on its way
+        end = state.position + len(state.waiting) // BYTES_PER_SAMPLE
+        if position != end:
+            state.waiting.clear()
+            state.position = position
+        state.waiting += pcm
+
+    def skip(self, slot: int, until: int) -> None:
+        """Drops waiting input before position `until`: nobody waits for its answer any more."""
+        state = self._slots.get(slot)
+        if state is None or until <= state.position:
+            return
+        del state.waiting[: (until - state.position) * BYTES_PER_SAMPLE]
+        state.position = until
+
+    @property
+    def due(self) -> bool:
+        return any(len(slot.waiting) >= self._frame_bytes for slot in self._slots.values())
+
+    def step(self) -> list[Output]:
+        """One batched step over every slot with a whole frame waiting."""
+        due = {
+            number: slot
+            for number, slot in self._slots.items()
+            if len(slot.waiting) >= self._frame_bytes
+        }
+        if not due:
+            return []
+        shortest = min(len(slot.waiting) for slot in due.values()) // self._frame_bytes
+        samples = min(shortest, getattr(self._model, "burst", 1)) * self._model.frame
+        taken = samples * BYTES_PER_SAMPLE
+        batch = np.zeros((self._model.slots, samples), np.int16)
+        active = np.zeros(self._model.slots, np.bool_)
+        for number, slot in due.items():
+            batch[number] = np.frombuffer(bytes(slot.waiting[:taken]), np.int16)
+            active[number] = True
+            del slot.waiting[:taken]
+        made = self._model.step(batch.astype(np.float32) / np.float32(FULL_SCALE), active)
+        np.nan_to_num(made, copy=False)  # a model's NaN must not become full-scale noise
+        pcm = np.clip(np.rint(made * FULL_SCALE), -32768, 32767).astype(np.int16)
+        outputs = []
+        for number, slot in due.items():
+            position = slot.position - self._model.latency_samples
+            early = min(samples, max(0, -position))  # answers to what came before the start
+            slot.position += samples
+            if early < samples:
+                outputs.append(Output(number, position + early, pcm[number, early:].tobytes()))
+        return outputs

@@ -1,0 +1,123 @@
+// Draws both waveforms on one canvas: you above, the voice below, mirrored at the same instant.
+import { BLOCKS_PER_S, type Block } from "../sdk/index.ts";
+import { Timeline } from "./timeline.ts";
+
+const BLOCKS_PER_BAR = 2;
+const BAR_PX = 3;
+const GAP_PX = 2;
+const HISTORY_BLOCKS = 4096;
+/** New blocks come about every 40 ms; drawing lags that much so that scrolling is even. */
+const SMOOTHING = 0.08;
+
+export class Scope {
+  private readonly input = new Timeline(HISTORY_BLOCKS);
+  private readonly output = new Timeline(HISTORY_BLOCKS);
+  private readonly context: CanvasRenderingContext2D;
+  private readonly calm = matchMedia("(prefers-reduced-motion: reduce)");
+  private right = 0;
+  private drawnAt = 0;
+  private running = false;
+  private width = 0;
+  private height = 0;
+
+  constructor(private readonly canvas: HTMLCanvasElement) {
+    const context = canvas.getContext("2d");
+    if (context === null) throw new Error("this browser has no canvas");
+    this.context = context;
+    new ResizeObserver(() => this.resize()).observe(canvas);
+  }
+
+  private resize(): void {
+    const scale = devicePixelRatio;
+    this.width = this.canvas.clientWidth;
+    this.height = this.canvas.clientHeight;
+    this.canvas.width = Math.round(this.width * scale);
+    this.canvas.height = Math.round(this.height * scale);
+    this.context.setTransform(scale, 0, 0, scale, 0, 0);
+    this.draw();
+  }
+
+  push(input: readonly Block[], output: readonly Block[]): void {
+    this.input.push(input);
+    this.output.push(output);
+  }
+
+  start(): void {
+    this.input.clear();
+    this.output.clear();
+    this.right = 0;
+    if (this.running) return;
+    this.running = true;
+    requestAnimationFrame((t) => this.frame(t));
+  }
+
+  /** Stands still at what was last said. */
+  stop(): void {
+    this.running = false;
+  }
+
+  private frame(now: number): void {
+    if (!this.running) return;
+    const elapsed = Math.min(now - this.drawnAt, 200);
+    if (!this.calm.matches || elapsed >= 200) {
+      this.drawnAt = now;
+      this.scroll(elapsed);
+      this.draw();
+    }
+    requestAnimationFrame((t) => this.frame(t));
+  }
+
+  /** Runs at the pace of time, gently pulled to where the audio is. */
+  private scroll(elapsedMs: number): void {
+    const target = this.input.newest + 1;
+    if (Math.abs(target - this.right) > BLOCKS_PER_S / 2) {
+      this.right = target;
+      return;
+    }
+    this.right += (elapsedMs * BLOCKS_PER_S) / 1000;
+    this.right += (target - this.right) * SMOOTHING;
+  }
+
+  private draw(): void {
+    const { context, width, height } = this;
+    const middle = Math.round(height / 2);
+    const style = getComputedStyle(this.canvas);
+    const color = (name: string) => style.getPropertyValue(name).trim();
+    context.clearRect(0, 0, width, height);
+    const pitch = BAR_PX + GAP_PX;
+    const newestBar = this.right / BLOCKS_PER_BAR;
+    const first = Math.floor(newestBar - width / pitch) - 1;
+    const reach = middle - 6;
+    context.fillStyle = color("--rule");
+    context.fillRect(0, middle - 0.5, width, 1);
+    this.drawSeconds(color("--tick"), pitch, newestBar);
+    for (const [timeline, fill, up] of [
+      [this.input, color("--you"), true],
+      [this.output, color("--voice"), false],
+    ] as const) {
+      context.fillStyle = fill;
+      context.beginPath();
+      for (let bar = Math.max(0, first); bar <= newestBar; bar++) {
+        const peak = timeline.peak(bar * BLOCKS_PER_BAR, (bar + 1) * BLOCKS_PER_BAR);
+        if (peak === null) continue;
+        // A power below 1 lets quiet speech be seen as it is heard.
+        const size = Math.max(1.5, Math.min(1, peak) ** 0.65 * reach);
+        const x = width - (newestBar - bar) * pitch;
+        context.roundRect(x, up ? middle - 2 - size : middle + 2, BAR_PX, size, BAR_PX / 2);
+      }
+      context.fill();
+    }
+    // Labels of what was heard (a listen model's events) go here, at the x of their block index.
+  }
+
+  private drawSeconds(color: string, pitch: number, newestBar: number): void {
+    const { context, width, height } = this;
+    const barsPerS = BLOCKS_PER_S / BLOCKS_PER_BAR;
+    context.fillStyle = color;
+    for (let s = Math.floor(newestBar / barsPerS); s > 0; s--) {
+      const x = width - (newestBar - s * barsPerS) * pitch;
+      if (x < 0) break;
+      context.fillRect(x, height - 6, 1, 6);
+    }
+  }
+}

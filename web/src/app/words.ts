@@ -1,0 +1,112 @@
+// The state of a session in words. Pure.
+import type { SessionState } from "../sdk/index.ts";
+
+/** What the lamp and the stage look like. */
+export type Tone = "idle" | "busy" | "live" | "cover" | "trouble";
+
+export interface Words {
+  readonly title: string;
+  readonly detail: string;
+  readonly tone: Tone;
+}
+
+export function ordinal(n: number): string {
+  const tens = n % 100;
+  if (tens >= 11 && tens <= 13) return `${n}th`;
+  return `${n}${["th", "st", "nd", "rd"][n % 10] ?? "th"}`;
+}
+
+export function seconds(s: number): string {
+  if (s < 1) return "less than a second";
+  return s < 90 ? `${Math.round(s)} s` : `${Math.round(s / 60)} min`;
+}
+
+/** 75 → "1:15". */
+export function clock(s: number): string {
+  const whole = Math.floor(s);
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
+
+const ERROR_TITLES: Readonly<Record<string, string>> = {
+  mic_denied: "The microphone is blocked",
+  no_mic: "No microphone",
+  mic_busy: "The microphone does not open",
+  unsupported_browser: "This browser cannot do it",
+  insecure_context: "This page is not secure",
+  server_unreachable: "The server does not answer",
+  connection_lost: "The connection is gone",
+  unknown_voice: "No such voice",
+  already_live: "Live somewhere else",
+  model_failed: "The voice failed",
+  overloaded: "The house is full",
+};
+
+export const IDLE: Words = {
+  title: "Ready when you are",
+  detail: "Pick a voice and press Start.",
+  tone: "idle",
+};
+
+export function words(state: SessionState, voiceTitle: string): Words {
+  switch (state.name) {
+    case "connecting":
+      return state.step === "microphone"
+        ? {
+            title: "Waiting for the microphone",
+            detail: "Your browser asks whether this page may listen: press Allow.",
+            tone: "busy",
+          }
+        : { title: "Connecting", detail: `Calling ${voiceTitle} to the stage.`, tone: "busy" };
+    case "queued": {
+      const eta = state.etaS === null ? "It starts by itself." : `About ${seconds(state.etaS)}.`;
+      return { title: `Queued: ${ordinal(state.position)}`, detail: eta, tone: "busy" };
+    }
+    case "loading": {
+      const eta = state.etaS === null ? "" : ` About ${seconds(state.etaS)}.`;
+      return {
+        title: `Loading ${Math.round(state.progress * 100)} %`,
+        detail: `${voiceTitle} is getting ready.${eta}`,
+        tone: "busy",
+      };
+    }
+    case "live":
+      return state.role === "lead"
+        ? { title: "Live", detail: `${voiceTitle} performs.`, tone: "live" }
+        : {
+            title: "Live: the understudy performs",
+            detail: `${voiceTitle} is on its way and takes over by itself.`,
+            tone: "cover",
+          };
+    case "reconnecting":
+      return {
+        title: "Reconnecting",
+        detail: `The line dropped. Try ${state.attempt}; it comes back by itself.`,
+        tone: "trouble",
+      };
+    case "stopping":
+      return { title: "Stopping", detail: "Playing the last words.", tone: "busy" };
+    case "ended":
+      return ended(state);
+  }
+}
+
+function ended({ reason, error }: SessionState & { name: "ended" }): Words {
+  if (error !== null) {
+    return {
+      title: ERROR_TITLES[error.code] ?? "Something went wrong",
+      detail: error.message,
+      tone: "trouble",
+    };
+  }
+  if (reason === "taken_over") {
+    return {
+      title: "Ended: taken over",
+      detail: "Your stream moved to another window or device. Press Start to take it back.",
+      tone: "idle",
+    };
+  }
+  if (reason === "stopped") {
+    return { title: "Stopped", detail: "Press Start to go on.", tone: "idle" };
+  }
+  return { title: "Ended", detail: "The server ended the session. Press Start again.", tone: "idle" };
+}

@@ -1,0 +1,48 @@
+// What the page, the worker and the two worklets say to each other.
+import type { ConnectionState, StartFields, WireError } from "../connection.ts";
+import type { Block } from "../audio/envelope.ts";
+import type { PlayoutOptions, PlayoutStats } from "../audio/playout-buffer.ts";
+import type { Recording } from "../audio/recorder.ts";
+import type { Params, ServerMessage } from "../protocol.ts";
+
+export type ToWorker =
+  | {
+      readonly type: "start";
+      readonly url: string;
+      readonly start: StartFields;
+      readonly giveUpMs: number;
+      readonly capture: MessagePort;
+      readonly playout: MessagePort;
+    }
+  | { readonly type: "params"; readonly params: Params }
+  | { readonly type: "record"; readonly on: boolean }
+  | { readonly type: "stop" }
+  | { readonly type: "retry" };
+
+export type FromWorker =
+  | { readonly type: "state"; readonly state: ConnectionState }
+  | { readonly type: "event"; readonly event: ServerMessage }
+  | { readonly type: "warn"; readonly error: WireError }
+  | { readonly type: "roundTrip"; readonly ms: number }
+  | { readonly type: "levels"; readonly input: Block[]; readonly output: Block[] }
+  | { readonly type: "feedback"; readonly kind: "howl" | "echo" }
+  | { readonly type: "dropped"; readonly samples: number }
+  | { readonly type: "recording"; readonly recording: Recording };
+
+/** Capture worklet to worker: one frame. `position` is on the context's clock. */
+export interface CapturedFrame {
+  readonly position: number;
+  readonly pcm: Int16Array<ArrayBuffer>;
+}
+
+/** Worker to playout worklet. */
+export type ToPlayout =
+  | { readonly type: "audio"; readonly captured: number; readonly pcm: Int16Array }
+  | { readonly type: "expect"; readonly due: boolean };
+
+export interface CaptureOptions {
+  readonly frameSamples: number;
+}
+
+export type PlayoutNodeOptions = PlayoutOptions;
+export type PlayoutReport = PlayoutStats;
