@@ -3,7 +3,7 @@ import { loadEnv } from "vite";
 import { defineConfig } from "vitest/config";
 
 export default defineConfig(({ mode }) => {
-  const server = loadEnv(mode, ".", "UNDERSTUDY_")["UNDERSTUDY_URL"] ?? "http://127.0.0.1:8765";
+  const server = loadEnv(mode, ".", "UNDERSTUDY_").UNDERSTUDY_URL ?? "http://127.0.0.1:8765";
   return {
     base: "./",
     build: {

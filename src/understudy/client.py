@@ -1,9 +1,9 @@
 """The Python SDK: `async with Client(url).stream("chipmunk", user="alice") as stream: …`.
 
-    async with Client().stream("chipmunk", user="alice", sample_rate=24_000) as stream:
-        await stream.send(pcm)                  # int16 bytes or array, any length
-        async for item in stream:               # bytes of audio, or an event
-            ...
+async with Client().stream("chipmunk", user="alice", sample_rate=24_000) as stream:
+    await stream.send(pcm)                  # int16 bytes or array, any length
+    async for item in stream:               # bytes of audio, or an event
+        ...
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Refused(UnderstudyError):
 Item = bytes | wire.ServerEvent
 
 
-class _Listener(WSListener):  # type: ignore[misc]
+class _Listener(WSListener):
     def __init__(self) -> None:
         self.items: asyncio.Queue[Item | None] = asyncio.Queue(MAX_QUEUED)
         self.writable = asyncio.Event()
@@ -135,11 +135,21 @@ class Stream:
 
     async def set_params(self, **params: float) -> None:
         """Changes the voice's numbers while talking."""
-        self._send(WSMsgType.TEXT, json.dumps({"type": "params", "params": params}).encode())
+        self.send_text(json.dumps({"type": "params", "params": params}))
 
     async def stop(self) -> None:
         """No more input: the last samples and `ended` still come."""
-        self._send(WSMsgType.TEXT, b'{"type": "stop"}')
+        self.send_text('{"type": "stop"}')
+
+    def drop(self) -> None:
+        """Cuts the connection without `stop`: the session can be resumed by its token."""
+        self._over = True
+        if self._transport is not None:
+            self._transport.disconnect(False)
+
+    def send_text(self, text: str) -> None:
+        """Sends a text message as it is."""
+        self._send(WSMsgType.TEXT, text.encode())
 
     def _send(self, kind: WSMsgType, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_disconnected:

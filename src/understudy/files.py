@@ -11,6 +11,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from understudy.client import Stream, Unreachable
+from understudy.clock import SystemClock
 from understudy.core import wire
 from understudy.core.errors import ConfigError
 
@@ -51,17 +52,17 @@ async def stream_pcm(
     """Sends `pcm` at the pace of speech; returns as many samples as were sent."""
     chunk = max(1, round(rate_hz * CHUNK_S))
     heard = bytearray()
-    loop = asyncio.get_running_loop()
+    clock = SystemClock()
     live = asyncio.Event()
 
     async def speak() -> None:
         await live.wait()
-        started = loop.time()
+        started = clock.now()
         for at in range(0, len(pcm), chunk):
             await session.send(pcm[at : at + chunk])
             progress(len(pcm[at : at + chunk]))
             due = started + (at + chunk) / rate_hz
-            await asyncio.sleep(max(0.0, due - loop.time()))  # noqa: TID251
+            await clock.sleep(max(0.0, due - clock.now()))
         await session.stop()
 
     async with session:

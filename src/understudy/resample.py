@@ -22,7 +22,7 @@ class Calibration:
 
 
 class SoxrResampler:
-    """int16 mono in, int16 mono out; sample k of the output lies where input sample k·in/out did."""
+    """int16 mono in and out; output sample k lies where input sample k·in/out did."""
 
     def __init__(self, from_hz: int, to_hz: int) -> None:
         calibration = calibrate(from_hz, to_hz)
@@ -41,7 +41,8 @@ class SoxrResampler:
         if self._pad:
             out = np.concatenate([np.zeros(self._pad, np.float32), out])
             self._pad = 0
-        return np.clip(np.rint(out), -32768, 32767).astype(np.int16).tobytes()
+        whole: NDArray[np.int16] = np.clip(np.rint(out), -32768, 32767).astype(np.int16)
+        return whole.tobytes()
 
 
 def _engine(from_hz: int, to_hz: int) -> soxr.ResampleStream:

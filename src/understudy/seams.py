@@ -34,7 +34,7 @@ class Model(Protocol):
     for every active slot what it would do for that slot alone, and leave the others untouched.
     """
 
-    sample_rate: int  # Hz
+    sample_rate: int  # Hz; 0: whatever rate a session has
     frame: int  # samples; a step takes a whole number of frames
     burst: int  # frames a step may take at once, at most (1 for most)
     slots: int
@@ -47,9 +47,7 @@ class Model(Protocol):
 
     def set_params(self, slot: int, params: Mapping[str, float]) -> None: ...
 
-    def step(
-        self, frames: NDArray[np.float32], active: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
+    def step(self, frames: NDArray[np.float32], active: NDArray[np.bool_]) -> NDArray[np.float32]:
         """frames [slots, n·frame] in -1..1, active [slots] -> [slots, n·frame], n <= burst."""
         ...
 

@@ -56,7 +56,7 @@ async def up(
     provider = LocalProvider(spec_json)
     edge = Edge(store, config_file.current, provider.admits, check_token, SoxrResampler, clock)
     check = HostCheck(host)
-    gate = Gate(sock, edge, build_app(edge, check), check)
+    gate = Gate(sock, edge, build_app(edge, check), check, clock)
     local = host if is_loopback(host) else "127.0.0.1"
     shown = f"[{host}]" if ":" in host else host
     provider.url = f"ws://{f'[{local}]' if ':' in local else local}:{gate.port}/v1/link"
@@ -106,9 +106,9 @@ async def _warm(
     """Waits until each configured model has a ready worker, or for READY_S."""
     until = clock.now() + READY_S
     while clock.now() < until and not stop.is_set():
-        specs = config_file.current().models.values()
-        if all(edge.ready(spec.name) for spec in specs if spec.workers):
-            return True
+        wanted = [spec.name for spec in config_file.current().models.values() if spec.workers]
+        if all(edge.ready(model) or edge.failed(model) for model in wanted):
+            return not any(edge.failed(model) for model in wanted)
         await clock.sleep(0.02)
     return False
 

@@ -48,11 +48,17 @@ class Controller:
         workers, nodes = await asyncio.gather(self._store.workers(), self._provider.nodes())
         view = View(tuple(workers), tuple(nodes), self._wanted())
         plan, self._memory = policy.decide(view, self._rules, self._clock.now(), self._memory)
-        exits = {node.id: node for node in nodes if node.exited is not None}
+        by_id = {node.id: node for node in nodes}
         for discard in plan.discard:
-            if node := exits.get(discard.node):
-                log.warning("node %s (%s) %s", node.id, node.model, node.exited)
-            await self._provider.stop(discard.node)
-        for start in plan.start:
-            node = await self._provider.start(start.model)
-            log.info("node %s starts for %s", node.id, start.model)
+            node = by_id[discard.node]
+            why = node.exited or "is not wanted, or hangs"
+            log.warning("node %s (%s) is returned: it %s", node.id, node.model, why)
+        # At once: to wait for a hung node's end would keep its users from the next one.
+        await asyncio.gather(
+            *(self._start(start.model) for start in plan.start),
+            *(self._provider.stop(discard.node) for discard in plan.discard),
+        )
+
+    async def _start(self, model: str) -> None:
+        node = await self._provider.start(model)
+        log.info("node %s starts for %s", node.id, model)

@@ -30,17 +30,16 @@ Resampling = Callable[[int, int], Resampler]  # (from_hz, to_hz)
 
 
 class History:
-    """The last `keep_s` seconds of a session's input at the model's rate, to prime a new worker."""
+    """A session's recent input at the model's rate, to prime a new worker with."""
 
-    def __init__(self, keep_s: float, rate_hz: int) -> None:
-        self._keep = math.ceil(keep_s * rate_hz)
+    def __init__(self) -> None:
         self._chunks: deque[tuple[int, bytes]] = deque()
         self.end = 0  # position after the newest sample
 
-    def append(self, pcm: bytes) -> None:
+    def append(self, pcm: bytes, horizon: int) -> None:
+        """Adds input, and forgets what lies wholly before position `horizon`."""
         self._chunks.append((self.end, pcm))
         self.end += len(pcm) // BYTES_PER_SAMPLE
-        horizon = self.end - self._keep
         while len(self._chunks) > 1 and self._chunks[1][0] <= horizon:
             self._chunks.popleft()
 
@@ -59,17 +58,18 @@ class SampleLock:
 
     def __init__(self, rate_hz: int, card: Card, resampling: Resampling) -> None:
         self.rate_hz = rate_hz
-        self.model_hz = card.sample_rate
+        self.model_hz = card.sample_rate or rate_hz
         self._lookahead = card.latency + card.frame - 1  # at the model's rate
         self._down: Resampler | None = None
         self._up: Resampler | None = None
-        latency_s = self._lookahead / card.sample_rate
-        if rate_hz != card.sample_rate:
-            self._down = resampling(rate_hz, card.sample_rate)
-            self._up = resampling(card.sample_rate, rate_hz)
+        latency_s = self._lookahead / self.model_hz
+        if rate_hz != self.model_hz:
+            self._down = resampling(rate_hz, self.model_hz)
+            self._up = resampling(self.model_hz, rate_hz)
             latency_s += self._down.shortfall_s + self._up.shortfall_s
         self.latency = math.ceil(latency_s * rate_hz - 1e-9)
-        self.history = History(card.context_s, card.sample_rate)
+        self._context = math.ceil(card.context_s * self.model_hz)
+        self.history = History()
         self.received = 0  # client samples in
         self.sent = 0  # client samples out
         self.silent_s = 0.0
@@ -102,7 +102,8 @@ class SampleLock:
             pcm = self._down.push(pcm)
         position = self.history.end
         if pcm:
-            self.history.append(pcm)
+            # What is unanswered, and the context before it: enough for any worker to go on.
+            self.history.append(pcm, self._next - self._context)
             self._due.append((self.history.end, now))
         return position, pcm
 

@@ -1,4 +1,4 @@
-"""What the fleet looks like at one instant: plain data that the policy reads and the store keeps."""
+"""What the fleet looks like at one instant: plain data for the policy and the store."""
 
 from __future__ import annotations
 
@@ -97,3 +97,4 @@ class Memory:
     """What the policy must remember between two looks."""
 
     crashes: Mapping[str, Crashes] = field(default_factory=dict)
+    served: frozenset[str] = frozenset()  # nodes whose worker has dialled in

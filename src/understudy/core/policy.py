@@ -55,13 +55,16 @@ def backoff_s(crashes: Crashes, rules: Rules) -> float:
 
 
 def decide(view: View, rules: Rules, now: float, memory: Memory) -> tuple[Plan, Memory]:
-    """Keeps the wanted number of workers of each model up; discards what exited or is not wanted."""
+    """Keeps the wanted workers of each model up; discards what exited, hung or is not wanted."""
     crashes = dict(memory.crashes)
     discard: list[Discard] = []
     start: list[Start] = []
     running: dict[str, list[str]] = {}
+    dialled = {worker.node for worker in view.workers}
     for node in view.nodes:
-        if node.exited is None:
+        # A node that runs without its worker has hung, or its link is cut: nobody can use it.
+        lost = node.id in memory.served and node.id not in dialled
+        if node.exited is None and not lost:
             running.setdefault(node.model, []).append(node.id)
             continue
         discard.append(Discard(node.id))
@@ -79,4 +82,5 @@ def decide(view: View, rules: Rules, now: float, memory: Memory) -> tuple[Plan, 
         elif missing < 0:  # never stop a busy worker
             idle = sorted(node for node in nodes if not taken.get(node))
             discard += [Discard(node) for node in idle[:-missing]]
-    return Plan(tuple(start), tuple(discard)), Memory(crashes)
+    served = frozenset(node.id for node in view.nodes if node.id in dialled | memory.served)
+    return Plan(tuple(start), tuple(discard)), Memory(crashes, served)

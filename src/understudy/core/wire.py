@@ -274,7 +274,7 @@ STEP_UNIT_S: Final = 10e-6
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A run of one session's samples. `position` and `pcm` are at the model's rate; `pcm` is int16."""
+    """A run of one session's samples (int16) from `position` on, at the model's rate."""
 
     slot: int
     position: int
@@ -317,8 +317,9 @@ class Control:
 class Card:
     """What a loaded model says of itself.
 
-    `frame` and `latency` in samples at `sample_rate` Hz; output sample k of the model answers
-    input sample k - latency. `context_s`: how much recent input rebuilds its state.
+    `frame` and `latency` in samples at `sample_rate` Hz (0: at whatever rate the session has);
+    output sample k of the model answers input sample k - latency. `context_s`: how much recent
+    input rebuilds its state.
     """
 
     sample_rate: int
@@ -346,7 +347,7 @@ class Card:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LinkError(f"a model's card is incomplete: {error!r}") from None
         if (
-            not MIN_RATE_HZ <= card.sample_rate <= MAX_RATE_HZ
+            not (card.sample_rate == 0 or MIN_RATE_HZ <= card.sample_rate <= MAX_RATE_HZ)
             or card.frame < 1
             or card.latency < 0
             or not 1 <= card.slots <= 0xFFFF

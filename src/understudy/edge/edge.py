@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.05
 TELL_TICKS: Final = 10
 MAX_CONNECTIONS: Final = 2000
+DEFAULT_RATE_HZ: Final = 24_000  # recommended for a model that takes any rate
 
 CheckToken = Callable[[str | None, str], None]  # (token, user); raises BadToken
 
@@ -76,8 +77,10 @@ class Edge:
         while True:
             await self._clock.sleep(TICK_S)
             now = self._clock.now()
-            for part in (*self.sessions.values(), *self._clients):
-                part.tick(now)
+            for session in list(self.sessions.values()):
+                session.tick(now)
+            for client in list(self._clients):
+                client.tick(now)
             for link in list(self.links.values()):
                 link.check(now)
             ticks += 1
@@ -283,6 +286,10 @@ class Edge:
 
     # what the API shows
 
+    def failed(self, model: str) -> bool:
+        """Whether the model's last load failed, and no worker has it."""
+        return model in self._failures and not self.ready(model)
+
     def ready(self, model: str) -> bool:
         return any(
             link.worker.model == model and link.worker.state is WorkerState.READY
@@ -343,13 +350,15 @@ def describe(name: str, config: Config, card: wire.Card | None) -> dict[str, Any
     """A voice as `GET /v1/voices` and `understudy voices` show it."""
     voice = config.voice(name)
     latency_ms = None
+    sample_rate = None
     if card is not None:
-        latency_ms = round((card.latency + card.frame - 1) / card.sample_rate * 1e3, 3)
+        sample_rate = card.sample_rate or DEFAULT_RATE_HZ
+        latency_ms = round((card.latency + card.frame - 1) / sample_rate * 1e3, 3)
     return {
         "name": voice.name,
         "title": voice.title,
         "model": voice.model,
-        "sample_rate": card.sample_rate if card else None,
+        "sample_rate": sample_rate,
         "latency_ms": latency_ms,
         "params": dict(voice.params),
         "controls": {} if card is None else _controls(card.controls),

@@ -11,18 +11,24 @@ import contextlib
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import uvicorn
-from picows import WSAutoPingStrategy, WSListener, WSUpgradeRequest, WSUpgradeResponse
-from picows.api import WSUpgradeResponseWithListener
-from picows.picows import WSProtocol
+from picows import (
+    WSAutoPingStrategy,
+    WSListener,
+    WSUpgradeRequest,
+    WSUpgradeResponse,
+    WSUpgradeResponseWithListener,
+)
+from picows.picows import WSProtocol  # type: ignore[attr-defined]  # it is not in picows's stubs
 from starlette.applications import Starlette
 
 from understudy.core.errors import ConfigError, Overloaded
 from understudy.edge.edge import Edge
+from understudy.seams import Clock
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +38,6 @@ MAX_FRAME_BYTES: Final = 32 * 1024 * 1024  # larger ones are cut before they are
 PING_S: Final = 10.0
 _STREAM: Final = b"GET /v1/stream"
 _LINK: Final = b"GET /v1/link"
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def is_loopback(host: str) -> bool:
@@ -79,7 +84,10 @@ def listen(host: str, port: int) -> socket.socket:
 class Gate:
     """Accepts connections on the public port for as long as `run` runs."""
 
-    def __init__(self, sock: socket.socket, edge: Edge, app: Starlette, check: HostCheck) -> None:
+    def __init__(
+        self, sock: socket.socket, edge: Edge, app: Starlette, check: HostCheck, clock: Clock
+    ) -> None:
+        self._clock = clock
         self._sock = sock
         self._edge = edge
         self._check = check
@@ -104,7 +112,7 @@ class Gate:
                     connection, _ = await loop.sock_accept(self._sock)
                 except OSError as error:  # out of file descriptors: serve those we have
                     log.error("cannot accept a connection: %s", error)
-                    await asyncio.sleep(0.1)  # noqa: TID251 - the kernel's time, not ours
+                    await self._clock.sleep(0.1)
                     continue
                 task = loop.create_task(self._hand_on(connection))
                 self._tasks.add(task)
@@ -112,24 +120,22 @@ class Gate:
         finally:
             ticker.cancel()
             self._sock.close()
-            for connection in list(self._server_state.connections):
-                connection.shutdown()
+            for protocol in list(self._server_state.connections):
+                protocol.shutdown()
 
     async def _http_ticks(self) -> None:
         """uvicorn's own server renews the Date header; embedded, that is ours to do."""
-        from email.utils import formatdate
-
         while True:
-            date = ("date", formatdate(usegmt=True))
-            self._server_state.default_headers = [(k.encode(), v.encode()) for k, v in (date,)]
-            await asyncio.sleep(1)  # noqa: TID251
+            date = formatdate(usegmt=True).encode()
+            self._server_state.default_headers = [(b"date", date)]
+            await self._clock.sleep(1)
 
     async def _hand_on(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            first = await asyncio.wait_for(_peek(connection), FIRST_BYTES_S)
+            first = await asyncio.wait_for(_peek(connection, self._clock), FIRST_BYTES_S)
             if not first:
                 connection.close()
                 return
@@ -191,7 +197,7 @@ def _refusal(status: int, reason: str) -> WSUpgradeResponseWithListener:
     return WSUpgradeResponseWithListener(response, None)
 
 
-async def _peek(connection: socket.socket) -> bytes:
+async def _peek(connection: socket.socket, clock: Clock) -> bytes:
     """A connection's first bytes, left in the socket; empty if it closed without any."""
     loop = asyncio.get_running_loop()
     seen = -1
@@ -204,7 +210,7 @@ async def _peek(connection: socket.socket) -> bytes:
             if enough or not first or not _STREAM.startswith(first) or not _LINK.startswith(first):
                 return first
             if len(first) == seen:  # readable, but nothing new: do not spin
-                await asyncio.sleep(0.01)  # noqa: TID251
+                await clock.sleep(0.01)
             seen = len(first)
 
 

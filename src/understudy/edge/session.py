@@ -252,9 +252,7 @@ class Session:
     def _finish(self) -> None:
         self._placing.ended(self)
         self.tell(self.usage())
-        self.tell(
-            wire.Ended(self.id, self.reason, lead_s=round(self.heard_s, 3), understudy_s=0.0)
-        )
+        self.tell(wire.Ended(self.id, self.reason, lead_s=round(self.heard_s, 3), understudy_s=0.0))
         if self.client is not None:
             code = {"error": (self._error or Internal("")).close_code, "shutdown": 1001}
             self.client.close(code.get(self.reason, 1000), self.reason)

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 CLOSE_WAIT_S: Final = 2.0  # for the peer's half of the closing handshake
 
 
-class Peer(WSListener):  # type: ignore[misc]
+class Peer(WSListener):
     """A WebSocket peer. Subclasses override `on_text`, `on_audio`, `on_lost` and `refuse`."""
 
     max_message_bytes: int = 64 * 1024

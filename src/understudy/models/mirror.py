@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 class MirrorModel:
     """Output equals input, sample for sample, with no latency of its own."""
 
-    def __init__(self, *, slots: int = 4, sample_rate: int = 24_000, frame: int = 1) -> None:
-        self.burst = sample_rate
+    def __init__(self, *, slots: int = 4) -> None:
         self.slots = slots
-        self.sample_rate = sample_rate
-        self.frame = frame
+        self.sample_rate = 0  # any
+        self.frame = 1
+        self.burst = 48_000
         self.latency_samples = 0
         self.context_s = 0.0
 

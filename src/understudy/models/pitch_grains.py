@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.intp] | slice
-"""Which slots: all of them as a slice, which copies nothing, or some by number."""
+from understudy.models.pitch_tracker import Rows
 
 _TAPS: Final = 24  # of the 2x interpolator; its look-ahead is half of them
 _ONE, _HALF, _THIRD, _SIXTH, _PI = (np.float32(v) for v in (1, 1 / 2, 1 / 3, 1 / 6, np.pi))
+
+
+@dataclass(frozen=True, slots=True)
+class Grain:
+    """Input about `source`, `half` to either side, laid about the output time `centre`.
+
+    Times in samples, relative to the end of the input; it is read `ratio` times as fast and
+    multiplied by `gain`.
+    """
+
+    slot: int
+    centre: float
+    source: float
+    half: float
+    ratio: float
+    gain: float
 
 
 class Grains:
@@ -62,36 +79,36 @@ class Grains:
         self._up[rows, :-size] = self._up[rows, size:]
         self._up[rows, -size:] = new[rows]
 
-    def add(
-        self,
-        rows: NDArray[np.intp],
-        centre: NDArray[np.float64],
-        source: NDArray[np.float64],
-        half: NDArray[np.float64],
-        ratio: NDArray[np.float64],
-        gain: NDArray[np.float64],
-    ) -> None:
-        """Add one grain an entry: all arrays [grains], times in samples.
+    def add(self, grains: list[Grain]) -> None:
+        """Read each grain out of its slot's store and add it to its slot's output.
 
-        The input about `source`, `half` to either side, is read `ratio` times as fast and laid
-        about the output time `centre`. A half that is not there yet, or whose place has been
-        sent already, is made shorter.
+        A half that is not there yet, or whose place has been sent already, is made shorter.
         """
-        left = np.minimum(half / ratio, self._left_max)
-        right = np.minimum(half, self._newest - 1.0 - source) / ratio
-        right = np.maximum(np.minimum(right, self._room - centre), 1.0)
-        first = np.ceil(centre - left)
-        size = (np.floor(centre + right) - first).astype(np.intp) + 1
-        step = self._step[: int(size.max())]
-        lead = first - centre
-        # Where in the store each grain starts: whole part apart, or float32 would be too short.
-        place = (source + lead * ratio - self._newest) * 2 + (self._keep - 2)
-        whole = np.floor(place)
-        f = step * (2 * ratio).astype(np.float32)[:, None]
-        f += (place - whole).astype(np.float32)[:, None]
+        cut = []
+        columns = []
+        for grain in grains:
+            ratio = grain.ratio
+            left = min(grain.half / ratio, self._left_max)
+            right = min(grain.half, self._newest - 1.0 - grain.source) / ratio
+            right = max(min(right, self._room - grain.centre), 1.0)
+            first = math.ceil(grain.centre - left)
+            lead = first - grain.centre
+            # Where in the store it starts: whole part apart, or float32 would be too short.
+            place = (grain.source + lead * ratio - self._newest) * 2 + (self._keep - 2)
+            whole = math.floor(place)
+            size = math.floor(grain.centre + right) - first + 1
+            cut.append((grain.slot, first + self._latency, size, whole + grain.slot * self._keep))
+            columns.append(
+                (2 * ratio, place - whole, lead, math.pi / right, -math.pi / left, grain.gain / 2)
+            )
+        speed, part, lead_in, fall, rise, gain = np.array(columns, np.float32).T[:, :, None]
+        start = np.array([one[3] - 1 for one in cut])[:, None]
+        step = self._step[: max(one[2] for one in cut)]
+        f = step * speed
+        f += part
         index = f.astype(np.intp)
         f -= index
-        index += (whole.astype(np.intp) + rows * self._keep - 1)[:, None]
+        index += start
         flat = self._up.reshape(-1)
         before = flat.take(index, mode="clip")
         index += 1
@@ -106,35 +123,32 @@ class Grains:
         later -= here
         curve = before + after
         curve *= _HALF
-        grain = later - before
-        grain *= _SIXTH
+        samples = later - before
+        samples *= _SIXTH
         slope = after * _HALF
-        grain -= slope
+        samples -= slope
         slope += slope
         before *= _THIRD
         slope -= before
         later *= _SIXTH
         slope -= later
-        grain *= f
-        grain += curve
-        grain *= f
-        grain += slope
-        grain *= f
-        grain += here
-        offset = step + lead.astype(np.float32)[:, None]
-        turn = offset * (np.pi / right).astype(np.float32)[:, None]
-        offset *= (-np.pi / left).astype(np.float32)[:, None]
+        samples *= f
+        samples += curve
+        samples *= f
+        samples += slope
+        samples *= f
+        samples += here
+        offset = step + lead_in
+        turn = offset * fall
+        offset *= rise
         np.maximum(turn, offset, out=turn)
         np.minimum(turn, _PI, out=turn)
         np.cos(turn, out=turn)
         turn += _ONE
-        turn *= (0.5 * gain).astype(np.float32)[:, None]
-        grain *= turn
-        start = (first + self._latency).astype(np.intp).tolist()
-        for one, row, at, count in zip(
-            grain, rows.tolist(), start, size.tolist(), strict=True
-        ):
-            self._sum[row, at : at + count] += one[:count]
+        turn *= gain
+        samples *= turn
+        for one, (slot, at, size, _) in zip(samples, cut, strict=True):
+            self._sum[slot, at : at + size] += one[:size]
 
     def take(self, rows: Rows) -> NDArray[np.float32]:
         """The oldest hop of the sums, [rows, hop], which no later grain can reach."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import sys
@@ -54,10 +55,8 @@ class LocalProvider:
         assert process.stdin is not None
         # Secrets do not belong on a command line, which anyone on the machine can read.
         process.stdin.write(f"{secret}\n{self._spec_json(model)}\n".encode())
-        try:
+        with contextlib.suppress(ConnectionError):  # it died at once; `nodes` will say so
             await process.stdin.drain()
-        except ConnectionError:
-            pass  # it died at once; `nodes` will say so
         return Node(node, model, self._region)
 
     async def stop(self, node: str) -> None:

@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 
 from understudy.clock import SystemClock
 from understudy.worker.link import run
@@ -47,15 +48,13 @@ def main() -> int:
     try:
         import uvloop
 
-        new_loop = uvloop.new_event_loop
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     except ImportError:
         new_loop = asyncio.new_event_loop
     gc.freeze()
     with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(
-            run(
-                arguments.url, secret, arguments.node, arguments.region, spec, SystemClock()
-            )
+            run(arguments.url, secret, arguments.node, arguments.region, spec, SystemClock())
         )
 
 

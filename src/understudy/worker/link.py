@@ -37,7 +37,7 @@ def build_model(engine: str, slots: int, options: Mapping[str, Any]) -> Model:
         raise ConfigError(f"engine {engine!r} refuses its options: {error}") from error
 
 
-class WorkerLink(WSListener):  # type: ignore[misc]
+class WorkerLink(WSListener):
     """One connection to one edge, and the slots it fills."""
 
     def __init__(self, clock: Clock) -> None:
@@ -167,7 +167,7 @@ async def run(
     except Exception as error:
         log.exception("model %s does not load", spec["name"])
         link.say(type="failed", message=f"{spec['name']} does not load: {error}")
-        await asyncio.sleep(0.1)  # noqa: TID251 - lets the message leave
+        await clock.sleep(0.1)  # lets the message leave
         return 3
     link.serve(model)
     boot_s = clock.now() - started

@@ -52,7 +52,14 @@ export class Call {
     this.voice = voice;
     if (this.recording) session.startRecording();
     session.on("state", (event) => this.follow(session, event.state, voice));
-    for (const type of ["usage", "latency", "levels", "warning", "feedback", "recording"] as const) {
+    for (const type of [
+      "usage",
+      "latency",
+      "levels",
+      "warning",
+      "feedback",
+      "recording",
+    ] as const) {
       session.on(type, (event) => this.listeners.onEvent(event, voice));
     }
   }

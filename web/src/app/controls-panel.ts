@@ -2,19 +2,7 @@
 import type { Control, Params, Voice } from "../sdk/index.ts";
 import { paramsOf } from "./call.ts";
 import { byId, create } from "./dom.ts";
-
-const STEPS = 200;
-
-/** A step that fits the range: 24 semitones move by 0.1, a ratio of 0.5 to 2 by 0.01. */
-export function stepFor({ min, max }: Control): number {
-  return 10 ** Math.floor(Math.log10((max - min) / STEPS) + 0.35);
-}
-
-export function display(value: number, control: Control): string {
-  const digits = Math.max(0, -Math.round(Math.log10(stepFor(control))));
-  const sign = control.min < 0 && value > 0 ? "+" : "";
-  return `${sign}${value.toFixed(digits)}`.replace("-", "−");
-}
+import { display, stepFor } from "./format.ts";
 
 /** A word for what a slider does, where the server's name for it is one we know. */
 const NAMES: Readonly<Record<string, string>> = { pitch: "Pitch", formant: "Formant" };
@@ -60,7 +48,10 @@ export class ControlsPanel {
       const share = (now - control.min) / (control.max - control.min);
       input.style.setProperty("--share", String(share));
     };
-    const zero = Math.min(Math.max((control.default - control.min) / (control.max - control.min), 0), 1);
+    const zero = Math.min(
+      Math.max((control.default - control.min) / (control.max - control.min), 0),
+      1,
+    );
     input.style.setProperty("--default", String(zero));
     input.addEventListener("input", () => {
       show();

@@ -36,9 +36,7 @@ export class DevicesPanel {
   }
 
   private reopen(): void {
-    this.session()
-      ?.setMicrophone(settings.microphone, settings.processing)
-      .catch(this.onError);
+    this.session()?.setMicrophone(settings.microphone, settings.processing).catch(this.onError);
   }
 
   /** Names are known only once the microphone has been allowed. */

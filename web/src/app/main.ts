@@ -1,10 +1,10 @@
 // The page: joins the panels to the one call. The /fleet page will be a second entry like this one.
 import {
+  voices as fetchVoices,
   type SessionEvent,
   type SessionState,
   UnderstudyError,
   type Voice,
-  voices as fetchVoices,
 } from "../sdk/index.ts";
 import { Call } from "./call.ts";
 import { ControlsPanel } from "./controls-panel.ts";

@@ -18,7 +18,7 @@ export class Stage {
 
   show(state: SessionState, voiceTitle: string): void {
     const on = !OFF.includes(state.name);
-    this.root.dataset["state"] = state.name;
+    this.root.dataset.state = state.name;
     document.documentElement.classList.toggle("on", on);
     setText(byId("toggle-text"), on ? "Stop" : "Start");
     byId<HTMLButtonElement>("record").disabled = !on || state.name === "stopping";
@@ -32,7 +32,7 @@ export class Stage {
   }
 
   private write({ title, detail, tone }: Words): void {
-    this.root.dataset["tone"] = tone;
+    this.root.dataset.tone = tone;
     setText(byId("state"), title);
     setText(byId("state-detail"), detail);
     document.title = tone === "idle" ? "Understudy" : `${title} · Understudy`;

@@ -21,7 +21,13 @@ export class TakesPanel {
       create("strong", {}, name),
       create("span", {}, `${voiceName}, ${clock(output.length / sampleRate)}`),
       link(`Voice`, `${name}: download the voice as WAV`, `${file}.wav`, [output], sampleRate),
-      link(`You + voice`, `${name}: download both as stereo WAV`, `${file}-both.wav`, [input, output], sampleRate),
+      link(
+        `You + voice`,
+        `${name}: download both as stereo WAV`,
+        `${file}-both.wav`,
+        [input, output],
+        sampleRate,
+      ),
     );
     this.list.prepend(item);
     this.section.hidden = false;

@@ -8,8 +8,8 @@ export function bindTheme(): void {
   const button = byId("theme");
   const apply = () => {
     const root = document.documentElement;
-    if (settings.theme === "system") delete root.dataset["theme"];
-    else root.dataset["theme"] = settings.theme;
+    if (settings.theme === "system") delete root.dataset.theme;
+    else root.dataset.theme = settings.theme;
     button.setAttribute("aria-label", `Theme: ${settings.theme}`);
     button.title = `Theme: ${settings.theme}`;
   };

@@ -36,8 +36,12 @@ export class VoicesPanel {
       save({ voice: voice.name });
       this.onPick(voice);
     });
-    const facts = [`${Math.round(voice.latency_ms)} ms`, `${voice.sample_rate / 1000} kHz`];
-    if (voice.understudy !== null) facts.push(`understudy ${voice.understudy}`);
+    const facts: string[] = [];
+    if (voice.latency_ms !== null) facts.push(`${Math.round(voice.latency_ms)} ms`);
+    if (voice.sample_rate !== null) facts.push(`${voice.sample_rate / 1000} kHz`);
+    if (voice.understudy !== null && voice.understudy !== "none") {
+      facts.push(`understudy ${voice.understudy}`);
+    }
     const ready = voice.ready
       ? create("span", { class: "badge ready" }, "ready")
       : create("span", { class: "badge" }, "loads first");

@@ -108,5 +108,9 @@ function ended({ reason, error }: SessionState & { name: "ended" }): Words {
   if (reason === "stopped") {
     return { title: "Stopped", detail: "Press Start to go on.", tone: "idle" };
   }
-  return { title: "Ended", detail: "The server ended the session. Press Start again.", tone: "idle" };
+  return {
+    title: "Ended",
+    detail: "The server ended the session. Press Start again.",
+    tone: "idle",
+  };
 }

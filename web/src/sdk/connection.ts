@@ -110,10 +110,10 @@ export class Connection {
       voice,
       user,
       sample_rate: sampleRate,
-      ...(Object.keys(this.params).length > 0 ? { params: this.params } : {}),
-      ...(this.takeover ? { takeover: true } : {}),
-      ...(this.resume !== null ? { resume: this.resume } : {}),
-      ...(token !== null ? { token } : {}),
+      params: this.params,
+      takeover: this.takeover,
+      resume: this.resume,
+      token,
     };
     return [this.send(message), this.ping(now)];
   }
@@ -173,7 +173,10 @@ export class Connection {
     if (!this.stopping && (event.reason === "shutdown" || event.reason === "gone")) {
       return [final, ...this.lost(now)];
     }
-    return [final, ...this.finish({ name: "ended", reason: event.reason as EndReason, error: null })];
+    return [
+      final,
+      ...this.finish({ name: "ended", reason: event.reason as EndReason, error: null }),
+    ];
   }
 
   /** The socket closed, for whatever reason. */

@@ -4,7 +4,8 @@ import type { ServerErrorCode } from "./protocol.ts";
 export const CLIENT_SENTENCES = {
   mic_denied:
     "The microphone is blocked for this page. Allow it in the address bar (the lock or microphone sign), then press Start again.",
-  no_mic: "No microphone was found. Plug one in, or switch it on in the system settings, then press Start again.",
+  no_mic:
+    "No microphone was found. Plug one in, or switch it on in the system settings, then press Start again.",
   mic_busy:
     "The microphone could not be opened. Close other programs that use it, then press Start again.",
   unsupported_browser:
@@ -19,7 +20,8 @@ export const CLIENT_SENTENCES = {
 export type ClientErrorCode = keyof typeof CLIENT_SENTENCES;
 
 const SERVER_SENTENCES: Readonly<Record<ServerErrorCode, string>> = {
-  bad_json: "The server could not read a message of this page. Reload the page: it may be out of date.",
+  bad_json:
+    "The server could not read a message of this page. Reload the page: it may be out of date.",
   bad_message: "The server refused a message of this page. Reload the page: it may be out of date.",
   audio_before_start: "The server got audio too early. Reload the page: it may be out of date.",
   start_timeout: "The connection was too slow to start in time. Press Start again.",
@@ -27,10 +29,12 @@ const SERVER_SENTENCES: Readonly<Record<ServerErrorCode, string>> = {
   bad_sample_rate: "The server refuses the microphone's sample rate. Set it between 8 and 48 kHz.",
   bad_params: "The voice does not take this setting. Reset the sliders.",
   already_live: "You are live somewhere else. Move the stream here, or stop it there.",
-  message_too_big: "The server refused a message for its size. Choose shorter frames, or reload the page.",
+  message_too_big:
+    "The server refused a message for its size. Choose shorter frames, or reload the page.",
   model_failed: "The voice could not be loaded. Pick another one, or try again in a minute.",
   overloaded: "The server is full. Try again in a minute.",
-  internal: "Something broke on the server. Press Start again; if it goes on, tell who runs the server.",
+  internal:
+    "Something broke on the server. Press Start again; if it goes on, tell who runs the server.",
 };
 
 export type ErrorCode = ClientErrorCode | ServerErrorCode | "unknown";
@@ -66,7 +70,9 @@ export function serverError(code: string, detail: string, retryable: boolean): U
 export function microphoneError(thrown: unknown): UnderstudyError {
   const name = thrown instanceof Error ? thrown.name : "";
   const detail = thrown instanceof Error ? `${thrown.name}: ${thrown.message}` : String(thrown);
-  if (name === "NotAllowedError" || name === "SecurityError") return clientError("mic_denied", detail);
-  if (name === "NotFoundError" || name === "OverconstrainedError") return clientError("no_mic", detail);
+  if (name === "NotAllowedError" || name === "SecurityError")
+    return clientError("mic_denied", detail);
+  if (name === "NotFoundError" || name === "OverconstrainedError")
+    return clientError("no_mic", detail);
   return clientError("mic_busy", detail);
 }

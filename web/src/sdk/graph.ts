@@ -1,9 +1,10 @@
 // The audio graph of a session: microphone → capture worklet, playout worklet → loudspeaker.
+
+import { clientError } from "./errors.ts";
 import captureUrl from "./threads/capture.worklet.ts?worker&url";
 import type { CaptureOptions, PlayoutNodeOptions, PlayoutReport } from "./threads/messages.ts";
 import playoutUrl from "./threads/playout.worklet.ts?worker&url";
 import tapUrl from "./threads/tap.worklet.ts?worker&url";
-import { clientError } from "./errors.ts";
 
 export interface GraphOptions {
   readonly sampleRate: number;

@@ -1,6 +1,7 @@
 // Splits the delay from mouth to ear into its parts, over the last half minute.
-import { SlidingWindow } from "./audio/window.ts";
+
 import type { PlayoutStats } from "./audio/playout-buffer.ts";
+import { SlidingWindow } from "./audio/window.ts";
 import type { Quantiles } from "./protocol.ts";
 
 export const LATENCY_PARTS = [

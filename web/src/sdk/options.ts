@@ -46,7 +46,12 @@ export type SessionState =
   | { readonly name: "connecting"; readonly step: "server" | "microphone" | "stream" }
   | { readonly name: "queued"; readonly position: number; readonly etaS: number | null }
   | { readonly name: "loading"; readonly progress: number; readonly etaS: number | null }
-  | { readonly name: "live"; readonly role: Role; readonly voice: string; readonly latencyMs: number }
+  | {
+      readonly name: "live";
+      readonly role: Role;
+      readonly voice: string;
+      readonly latencyMs: number;
+    }
   | { readonly name: "reconnecting"; readonly attempt: number; readonly retryInMs: number }
   | { readonly name: "stopping" }
   | {

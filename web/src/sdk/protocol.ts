@@ -9,10 +9,10 @@ export type ClientMessage =
       readonly voice: string;
       readonly user: string;
       readonly sample_rate: number;
-      readonly params?: Params;
-      readonly takeover?: boolean;
-      readonly resume?: string;
-      readonly token?: string;
+      readonly params: Params;
+      readonly takeover: boolean;
+      readonly resume: string | null;
+      readonly token: string | null;
     }
   | { readonly type: "params"; readonly params: Params }
   | { readonly type: "stop" }
@@ -96,8 +96,9 @@ export interface Voice {
   readonly name: string;
   readonly title: string;
   readonly model: string;
-  readonly sample_rate: number;
-  readonly latency_ms: number;
+  /** Null until a worker has loaded the model and said so. */
+  readonly sample_rate: number | null;
+  readonly latency_ms: number | null;
   readonly params: Params;
   readonly controls: Readonly<Record<string, Control>>;
   readonly understudy: string | null;
@@ -107,8 +108,17 @@ export interface Voice {
 /** The longest audio message the server takes. */
 export const MAX_MESSAGE_MS = 200;
 
+/** Fields that say no more than their absence are left out. */
 export function encode(message: ClientMessage): string {
-  return JSON.stringify(message);
+  if (message.type !== "start") return JSON.stringify(message);
+  const { params, takeover, resume, token, ...rest } = message;
+  return JSON.stringify({
+    ...rest,
+    ...(Object.keys(params).length > 0 ? { params } : {}),
+    ...(takeover ? { takeover } : {}),
+    ...(resume !== null ? { resume } : {}),
+    ...(token !== null ? { token } : {}),
+  });
 }
 
 type Check = (value: unknown) => boolean;
@@ -116,8 +126,7 @@ const isNumber: Check = (v) => typeof v === "number" && Number.isFinite(v);
 const isString: Check = (v) => typeof v === "string";
 const isBoolean: Check = (v) => typeof v === "boolean";
 const isNumberOrNull: Check = (v) => v === null || isNumber(v);
-const isQuantiles: Check = (v) =>
-  v === null || (isObject(v) && isNumber(v["p50"]) && isNumber(v["p95"]));
+const isQuantiles: Check = (v) => v === null || (isObject(v) && isNumber(v.p50) && isNumber(v.p95));
 
 const FIELDS: Readonly<Record<ServerMessage["type"], Readonly<Record<string, Check>>>> = {
   queued: { position: isNumber, eta_s: isNumberOrNull, resume: isString },
@@ -153,9 +162,9 @@ export function decode(text: string): ServerMessage | null {
   } catch {
     return null;
   }
-  if (!isObject(value) || typeof value["type"] !== "string") return null;
-  if (!Object.hasOwn(FIELDS, value["type"])) return null;
-  const fields = FIELDS[value["type"] as ServerMessage["type"]];
+  if (!isObject(value) || typeof value.type !== "string") return null;
+  if (!Object.hasOwn(FIELDS, value.type)) return null;
+  const fields = FIELDS[value.type as ServerMessage["type"]];
   for (const [name, check] of Object.entries(fields)) {
     if (!check(value[name])) return null;
   }
@@ -167,7 +176,7 @@ export function toInt16(samples: Float32Array): Int16Array {
   const pcm = new Int16Array(samples.length);
   for (let i = 0; i < samples.length; i++) {
     const scaled = Math.round(samples[i]! * 32768);
-    pcm[i] = scaled > 32767 ? 32767 : scaled < -32768 ? -32768 : scaled;
+    pcm[i] = scaled > 32767 ? 32767 : Math.max(scaled, -32768);
   }
   return pcm;
 }

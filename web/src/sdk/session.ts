@@ -10,6 +10,8 @@ import type { ConnectOptions, Processing, SessionEvent, SessionState } from "./o
 import type { Params, ServerMessage } from "./protocol.ts";
 import type { FromWorker, PlayoutReport, ToWorker } from "./threads/messages.ts";
 
+/** Where the server does not know a voice's rate yet: it resamples. */
+const DEFAULT_RATE = 24_000;
 const PARAMS_EVERY_MS = 40;
 const LATENCY_EVERY_REPORTS = 5;
 
@@ -69,7 +71,7 @@ export class Session extends Emitter<SessionEvent> {
       if (this.closed) return release(stream);
       this.hold(stream);
       this.enter({ name: "connecting", step: "stream" });
-      await this.openGraph(stream, voice.sample_rate);
+      await this.openGraph(stream, voice.sample_rate ?? DEFAULT_RATE);
     } catch (thrown) {
       const error =
         thrown instanceof UnderstudyError
@@ -83,7 +85,7 @@ export class Session extends Emitter<SessionEvent> {
     const graph = await Graph.open(stream, {
       sampleRate,
       frameMs: this.frameMs,
-      marginMs: this.options.marginMs ?? 8,
+      marginMs: this.options.marginMs ?? 16,
       maxMarginMs: this.options.maxMarginMs ?? 150,
       tap: this.options.tap ?? false,
     });
@@ -140,21 +142,28 @@ export class Session extends Emitter<SessionEvent> {
   private heard(message: FromWorker): void {
     switch (message.type) {
       case "state":
-        return this.follow(message.state);
+        this.follow(message.state);
+        break;
       case "event":
-        return this.usage(message.event);
+        this.usage(message.event);
+        break;
       case "warn": {
         const { code, detail, retryable } = message.error;
-        return this.emit({ type: "warning", error: serverError(code, detail, retryable) });
+        this.emit({ type: "warning", error: serverError(code, detail, retryable) });
+        break;
       }
       case "roundTrip":
-        return this.meter.putRoundTrip(message.ms);
+        this.meter.putRoundTrip(message.ms);
+        break;
       case "levels":
-        return this.emit({ type: "levels", input: message.input, output: message.output });
+        this.emit({ type: "levels", input: message.input, output: message.output });
+        break;
       case "feedback":
-        return this.guard(message.kind);
+        this.guard(message.kind);
+        break;
       case "recording":
-        return this.emit({ type: "recording", recording: message.recording });
+        this.emit({ type: "recording", recording: message.recording });
+        break;
       case "dropped":
         return;
     }
@@ -175,21 +184,25 @@ export class Session extends Emitter<SessionEvent> {
         return;
       case "live":
         this.meter.putEngine(state.latencyMs);
-        return this.current.name === "stopping" ? undefined : this.enter(state);
+        if (this.current.name !== "stopping") this.enter(state);
+        break;
       case "queued":
       case "loading":
       case "reconnecting":
         // The server may still report on a session that is on its way out.
-        return this.current.name === "stopping" ? undefined : this.enter(state);
+        if (this.current.name !== "stopping") this.enter(state);
+        break;
       case "ended":
-        return this.ended(state);
+        this.ended(state);
+        break;
     }
   }
 
   private ended({ reason, error }: ConnectionState & { name: "ended" }): void {
     if (reason === "unreachable" || reason === "lost") {
       const code = reason === "lost" ? "connection_lost" : "server_unreachable";
-      return this.finish({ name: "ended", reason: "failed", error: clientError(code) });
+      this.finish({ name: "ended", reason: "failed", error: clientError(code) });
+      return;
     }
     const said = error === null ? null : serverError(error.code, error.detail, error.retryable);
     // The last words are still in the playout buffer.

@@ -27,7 +27,9 @@ export interface PlayoutStats {
 }
 
 const CAPACITY_S = 6;
-const GROW_MS = 8;
+const GROW_MS = 10;
+/** Nothing is known of the line at the start: begin with this much more, and drain it. */
+const START_MS = 20;
 const SHRINK_MS_PER_S = 0.5;
 const SLACK_WINDOW_S = 4;
 const WINDOW_PARTS = 8;
@@ -104,7 +106,7 @@ export class PlayoutBuffer {
   /** Fills `out`; `clock` is where out[0] stands on the context's clock. */
   pull(out: Float32Array, clock: number): void {
     if (!this.playing) {
-      const enough = this.chunk + this.samples(this.marginMs);
+      const enough = this.chunk + this.samples(this.marginMs + START_MS);
       if (this.depth === 0 || (this.expecting && this.depth < enough)) {
         this.decay(out, 0);
         return;

@@ -13,7 +13,8 @@ class Track {
   /** `at`: samples since the recording began; what no chunk covers is silence. */
   put(at: number, pcm: Int16Array): void {
     if (at + pcm.length <= 0) return;
-    this.chunks.push({ at, pcm });
+    // A copy: the buffer itself is handed on to the playout worklet.
+    this.chunks.push({ at, pcm: pcm.slice() });
     this.end = Math.max(this.end, at + pcm.length);
   }
 

@@ -1,8 +1,9 @@
 // What the page, the worker and the two worklets say to each other.
-import type { ConnectionState, StartFields, WireError } from "../connection.ts";
+
 import type { Block } from "../audio/envelope.ts";
 import type { PlayoutOptions, PlayoutStats } from "../audio/playout-buffer.ts";
 import type { Recording } from "../audio/recorder.ts";
+import type { ConnectionState, StartFields, WireError } from "../connection.ts";
 import type { Params, ServerMessage } from "../protocol.ts";
 
 export type ToWorker =

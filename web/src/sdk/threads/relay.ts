@@ -32,7 +32,11 @@ export class CaptureMap {
       const from = Math.max(stream, piece.stream);
       const to = Math.min(stream + samples, next);
       if (from < to) {
-        runs.push({ from: from - stream, to: to - stream, captured: piece.captured + from - piece.stream });
+        runs.push({
+          from: from - stream,
+          to: to - stream,
+          captured: piece.captured + from - piece.stream,
+        });
       }
     }
     return runs;

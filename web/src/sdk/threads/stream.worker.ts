@@ -36,12 +36,15 @@ class Stream {
   handle(message: ToWorker): void {
     switch (message.type) {
       case "params":
-        return this.act(this.connection.setParams(message.params));
+        this.act(this.connection.setParams(message.params));
+        break;
       case "stop":
-        return this.act(this.connection.stop(performance.now()));
+        this.act(this.connection.stop(performance.now()));
+        break;
       case "retry":
         clearTimeout(this.retryTimer);
-        return this.act(this.connection.retry());
+        this.act(this.connection.retry());
+        break;
       case "record":
         if (message.on) this.relay.record();
         else this.handOverRecording();

@@ -1,0 +1,1 @@
+"""The benchmarks behind docs/benchmarks.md, each printed by `understudy bench NAME`."""

@@ -1,0 +1,51 @@
+"""A plain picows echo server: to nginx and to the direct runs what echo workers are to the edge.
+
+`python -m understudy.bench.edge_echo` prints the port it listens on and ends with its parent,
+that is, when its standard input closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+
+from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
+
+from understudy.worker.__main__ import leave_with_parent
+
+
+class Echo(WSListener):  # type: ignore[misc]
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type == WSMsgType.CLOSE:
+            transport.disconnect()
+        else:
+            transport.send(frame.msg_type, frame.get_payload_as_bytes())
+
+
+async def serve() -> None:
+    def route(request: WSUpgradeRequest) -> WSListener:
+        return Echo()
+
+    sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    server = await ws_create_server(route, sock=sock)
+    print(sock.getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+def main() -> None:
+    logging.getLogger("picows").setLevel(logging.ERROR)
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    try:
+        import uvloop
+
+        new_loop = uvloop.new_event_loop
+    except ImportError:
+        new_loop = asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(serve())
+
+
+if __name__ == "__main__":
+    main()

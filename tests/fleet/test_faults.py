@@ -1,0 +1,210 @@
+"""Real processes killed and frozen, and what the user hears of it."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.server import SMALL, Server
+from understudy import Client
+from understudy.client import Refused, Stream
+from understudy.core import wire
+
+RATE_HZ = 24_000
+CHUNK = 480
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    servers: list[Server] = []
+
+    def new(slots: int = 4, config: str | None = None, port: int = 0) -> Server:
+        text = SMALL.format(slots=slots) if config is None else config
+        servers.append(Server(tmp_path / "data", port=port, config=text))
+        return servers[-1]
+
+    yield new
+    for server in servers:
+        server.stop()
+
+
+class Talker:
+    """Speaks noise at the pace of speech until told otherwise, and keeps what it hears."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.said = bytearray()
+        self.heard = bytearray()
+        self.events: list[wire.ServerEvent] = []
+        self.news = asyncio.Event()
+        self._rng = np.random.default_rng(3)
+        self._speaking = asyncio.create_task(self._speak())
+        self._listening = asyncio.create_task(self._listen())
+
+    async def _speak(self) -> None:
+        while True:
+            pcm = self._rng.integers(1, 20_000, CHUNK).astype("<i2").tobytes()  # never zero
+            self.said += pcm
+            await self.stream.send(pcm)
+            await asyncio.sleep(CHUNK / RATE_HZ)
+
+    async def _listen(self) -> None:
+        async for item in self.stream:
+            if isinstance(item, bytes):
+                self.heard += item
+            else:
+                self.events.append(item)
+            self.news.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not holds():
+                self.news.clear()
+                await self.news.wait()
+
+    async def until_heard(self, seconds: float) -> None:
+        goal = len(self.heard) + round(seconds * RATE_HZ) * 2
+        await self.until(lambda: len(self.heard) >= goal)
+
+    async def stop(self) -> None:
+        self._speaking.cancel()
+        await self.stream.stop()
+        await self._listening
+
+    def check(self) -> int:
+        """Every sample heard is the one said, or silence in its place; returns the silent ones."""
+        said = np.frombuffer(bytes(self.said), "<i2")
+        heard = np.frombuffer(bytes(self.heard), "<i2")
+        assert len(heard) == len(said)
+        assert np.array_equal(heard[heard != 0], said[heard != 0])
+        return int((heard == 0).sum())
+
+
+async def test_a_killed_worker_is_replaced_and_the_session_goes_on(start: Start) -> None:
+    server = start()
+    async with Client(server.url).stream("mirror", "alice") as stream:
+        talker = Talker(stream)
+        await talker.until_heard(0.3)
+        (worker,) = server.workers()
+        worker.send_signal(signal.SIGKILL)
+        await talker.until(lambda: sum(isinstance(e, wire.Live) for e in talker.events) == 2)
+        await talker.until_heard(0.5)
+        await talker.stop()
+        silent = talker.check()
+        assert 0 < silent < 8 * RATE_HZ
+        assert stream.ended is not None
+        assert stream.ended.lead_s == pytest.approx(
+            (len(talker.heard) // 2 - silent) / RATE_HZ, abs=0.02
+        )
+        assert any(isinstance(event, wire.Loading) for event in talker.events)
+    assert server.workers() != [worker]
+
+
+async def test_a_frozen_worker_leaves_silence_and_the_delay_does_not_grow(start: Start) -> None:
+    server = start()
+    async with Client(server.url).stream("mirror", "alice") as stream:
+        talker = Talker(stream)
+        await talker.until_heard(0.3)
+        (worker,) = server.workers()
+        worker.send_signal(signal.SIGSTOP)
+        await talker.until_heard(0.8)  # silence goes on at the pace of speech
+        worker.send_signal(signal.SIGCONT)
+        await talker.until(lambda: bytes(talker.heard[-2:]) != b"\0\0")
+        await talker.until_heard(0.3)
+        # Far less than the pause is still on its way: nothing was merely delayed.
+        assert len(talker.said) - len(talker.heard) < 0.4 * RATE_HZ * 2
+        await talker.stop()
+        assert talker.check() > 0.3 * RATE_HZ
+
+
+async def test_a_worker_that_stays_frozen_is_given_up(start: Start) -> None:
+    server = start()
+    async with Client(server.url).stream("mirror", "alice") as stream:
+        talker = Talker(stream)
+        await talker.until_heard(0.2)
+        (worker,) = server.workers()
+        worker.send_signal(signal.SIGSTOP)
+        try:
+            await talker.until(lambda: sum(isinstance(e, wire.Live) for e in talker.events) == 2)
+        finally:
+            worker.send_signal(signal.SIGKILL)
+        await talker.stop()
+        talker.check()
+
+
+async def test_when_all_slots_are_taken_users_queue_in_order(start: Start) -> None:
+    server = start(slots=2)
+    client = Client(server.url)
+    async with client.stream("mirror", "a") as first, client.stream("mirror", "b") as second:
+        assert isinstance(await anext(aiter(first)), wire.Live)
+        assert isinstance(await anext(aiter(second)), wire.Live)
+        third = client.stream("mirror", "c")
+        fourth = client.stream("mirror", "d")
+        async with third, fourth:
+            queued = await anext(aiter(third))
+            assert isinstance(queued, wire.Queued)
+            assert queued.position == 1
+            behind = await anext(aiter(fourth))
+            assert isinstance(behind, wire.Queued)
+            assert behind.position == 2
+            await first.stop()
+            assert isinstance(await anext(aiter(third)), wire.Live)
+            moved_up = await anext(aiter(fourth))
+            assert isinstance(moved_up, wire.Queued)
+            assert moved_up.position == 1
+
+
+async def test_a_model_that_does_not_load_is_told_with_its_reason(start: Start) -> None:
+    broken = SMALL.format(slots=4).replace("MirrorModel", "NoSuchModel")
+    data_config = broken + SMALL.format(slots=4).replace("mirror]", "ok]").replace(
+        'model = "mirror"', 'model = "ok"'
+    )
+    server = start(config=data_config)
+    assert "fail to" in server.log
+    with pytest.raises(Refused, match="NoSuchModel") as caught:
+        async with Client(server.url).stream("mirror", "alice") as stream:
+            async for _ in stream:
+                pass
+    assert caught.value.code == "model_failed"
+    async with Client(server.url).stream("ok", "alice") as stream:
+        assert isinstance(await anext(aiter(stream)), wire.Live)
+
+
+async def test_ctrl_c_ends_sessions_and_every_child(start: Start) -> None:
+    server = start()
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    assert children
+    async with Client(server.url).stream("mirror", "alice") as stream:
+        assert isinstance(await anext(aiter(stream)), wire.Live)
+        assert await asyncio.to_thread(server.stop) == 0
+        async for _ in stream:
+            pass
+        assert stream.ended is not None
+        assert stream.ended.reason == "shutdown"
+    gone, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+
+
+async def test_workers_do_not_outlive_a_killed_server(start: Start) -> None:
+    server = start()
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    server.kill()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, children, 10)
+    assert not alive
+
+
+async def test_after_a_crash_of_the_server_users_are_not_locked_out(start: Start) -> None:
+    server = start()
+    async with Client(server.url).stream("mirror", "alice") as stream:
+        assert isinstance(await anext(aiter(stream)), wire.Live)
+        server.kill()
+        stream.drop()
+    again = start(port=server.port)
+    async with Client(again.url).stream("mirror", "alice") as stream:
+        assert isinstance(await anext(aiter(stream)), wire.Live)

@@ -1,0 +1,179 @@
+import { describe, expect, it } from "vitest";
+import { type Action, Connection, type ConnectionState } from "../src/sdk/connection.ts";
+
+const START = {
+  voice: "chipmunk",
+  user: "alice",
+  sampleRate: 24_000,
+  params: {},
+  takeover: false,
+  token: null,
+};
+const LIVE = {
+  type: "live",
+  session: "s1",
+  role: "lead",
+  voice: "chipmunk",
+  latency_ms: 20,
+  latency_samples: 480,
+  resume: "token-1",
+};
+
+function make(overrides: Partial<typeof START> = {}): Connection {
+  return new Connection({ ...START, ...overrides }, 60_000, () => 1);
+}
+
+function states(actions: readonly Action[]): ConnectionState[] {
+  return actions.flatMap((a) => (a.do === "state" ? [a.state] : []));
+}
+
+function sent(actions: readonly Action[]): Record<string, unknown>[] {
+  return actions.flatMap((a) =>
+    a.do === "send" ? [JSON.parse(a.text) as Record<string, unknown>] : [],
+  );
+}
+
+function live(connection = make()): Connection {
+  connection.connect();
+  connection.opened(0);
+  connection.received(JSON.stringify(LIVE), 10);
+  return connection;
+}
+
+const wire = (event: object) => JSON.stringify({ session: "s1", ...event });
+const refusal = (code: string, retryable = true) =>
+  wire({ type: "error", code, message: "m", retryable });
+
+describe("Connection", () => {
+  it("sends start first, without what is not set", () => {
+    const connection = make();
+    connection.connect();
+    expect(sent(connection.opened(0))[0]).toEqual({
+      type: "start",
+      voice: "chipmunk",
+      user: "alice",
+      sample_rate: 24_000,
+    });
+  });
+
+  it("follows queued, loading and live", () => {
+    const connection = make();
+    connection.connect();
+    connection.opened(0);
+    const queued = wire({ type: "queued", position: 2, eta_s: 8, resume: "t" });
+    const loading = wire({ type: "loading", progress: 0.4, eta_s: null, resume: "t" });
+    expect(states(connection.received(queued, 1))).toEqual([
+      { name: "queued", position: 2, etaS: 8 },
+    ]);
+    expect(states(connection.received(loading, 2))).toEqual([
+      { name: "loading", progress: 0.4, etaS: null },
+    ]);
+    expect(states(connection.received(JSON.stringify(LIVE), 3))[0]).toMatchObject({
+      name: "live",
+      role: "lead",
+      latencySamples: 480,
+    });
+  });
+
+  it("comes back with the token and the newest params", () => {
+    const connection = live();
+    connection.setParams({ pitch: 3 });
+    expect(states(connection.lost(1000))[0]).toMatchObject({ name: "reconnecting", attempt: 1 });
+    expect(connection.retry()).toEqual([{ do: "open" }]);
+    expect(sent(connection.opened(1200))[0]).toMatchObject({
+      resume: "token-1",
+      params: { pitch: 3 },
+    });
+  });
+
+  it("backs off, up to 4 s, and starts afresh after success", () => {
+    const connection = live();
+    const waits: number[] = [];
+    for (let k = 0; k < 7; k++) {
+      for (const action of connection.lost(1000 + k)) {
+        if (action.do === "retry") waits.push(action.inMs);
+      }
+    }
+    expect(waits).toEqual([200, 400, 800, 1600, 3200, 4000, 4000]);
+    connection.opened(2000);
+    connection.received(JSON.stringify(LIVE), 2010);
+    expect(connection.lost(3000)).toContainEqual({ do: "retry", inMs: 200 });
+  });
+
+  it("gives up after its time", () => {
+    const connection = live();
+    connection.lost(1000);
+    expect(states(connection.lost(70_000))).toEqual([
+      { name: "ended", reason: "lost", error: null },
+    ]);
+  });
+
+  it("says unreachable when it never got through", () => {
+    const connection = make();
+    connection.connect();
+    expect(states(connection.lost(10))).toEqual([
+      { name: "ended", reason: "unreachable", error: null },
+    ]);
+  });
+
+  it("ends on a refusal, with its code", () => {
+    const connection = make();
+    connection.connect();
+    connection.opened(0);
+    connection.received(refusal("already_live"), 5);
+    const [state] = states(connection.lost(6));
+    expect(state).toMatchObject({
+      name: "ended",
+      reason: "error",
+      error: { code: "already_live" },
+    });
+  });
+
+  it("waits for its own old session to go after a lost connection", () => {
+    const connection = live();
+    connection.lost(1000);
+    connection.opened(1200);
+    connection.received(refusal("already_live"), 1210);
+    expect(states(connection.lost(1220))[0]).toMatchObject({ name: "reconnecting" });
+  });
+
+  it("takes bad params while live as a warning", () => {
+    const connection = live();
+    const actions = connection.received(refusal("bad_params", false), 50);
+    expect(actions).toMatchObject([{ do: "warn", error: { code: "bad_params" } }]);
+    expect(connection.takesAudio).toBe(true);
+  });
+
+  it("moves a stream here once, and never steals it back", () => {
+    const connection = live(make({ takeover: true }));
+    connection.lost(1000);
+    expect(sent(connection.opened(1200))[0]).not.toHaveProperty("takeover");
+  });
+
+  it("ends when taken over, and tries again when the server shuts down", () => {
+    const over = wire({ type: "ended", reason: "taken_over", lead_s: 1, understudy_s: 0 });
+    expect(states(live().received(over, 50))).toMatchObject([
+      { name: "ended", reason: "taken_over" },
+    ]);
+    const shutdown = wire({ type: "ended", reason: "shutdown", lead_s: 1, understudy_s: 0 });
+    expect(states(live().received(shutdown, 50))).toMatchObject([{ name: "reconnecting" }]);
+  });
+
+  it("sends no audio after stop, and waits for ended, but not for ever", () => {
+    const connection = live();
+    expect(sent(connection.stop(100))).toEqual([{ type: "stop" }]);
+    expect(connection.takesAudio).toBe(false);
+    expect(connection.tick(1000)).toEqual([]);
+    expect(states(connection.tick(9000))).toMatchObject([{ name: "ended", reason: "stopped" }]);
+  });
+
+  it("measures the round trip, and takes silence for a dead line", () => {
+    const connection = live();
+    const [ping] = sent(connection.tick(1001));
+    expect(ping).toMatchObject({ type: "ping" });
+    expect(connection.received(wire({ type: "pong", id: ping!.id }), 1031)).toEqual([
+      { do: "roundTrip", ms: 30 },
+    ]);
+    expect(states(connection.tick(7000))).toMatchObject([{ name: "reconnecting" }]);
+  });
+});
