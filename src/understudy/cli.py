@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,16 @@ voice_option = click.option("--voice", required=True, help="A name from `underst
 param_option = click.option(
     "--param", "wishes", multiple=True, metavar="NAME=NUMBER", help="Override one of its numbers."
 )
+
+
+@contextlib.contextmanager
+def progress(length: int, label: str) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing in a log."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def params_of(wishes: tuple[str, ...]) -> dict[str, float]:
@@ -156,8 +167,8 @@ def convert(
 
     config = ConfigFile.of_data(data_dir(data)).current()
     pcm, rate_hz = read_audio(source)
-    with click.progressbar(length=len(pcm), label=source.name, file=sys.stderr) as bar:
-        out = convert_pcm(pcm, rate_hz, config, voice, params_of(wishes), progress=bar.update)
+    with progress(len(pcm), source.name) as update:
+        out = convert_pcm(pcm, rate_hz, config, voice, params_of(wishes), update)
     write_audio(target, out, rate_hz)
 
 
@@ -188,13 +199,13 @@ def stream(
     session = Client(url, token).stream(
         voice, user, rate_hz, params=params_of(wishes), takeover=takeover
     )
-    with click.progressbar(length=len(pcm), label=source.name, file=sys.stderr) as bar:
-        out = run_loop(stream_pcm(session, pcm, rate_hz, bar.update, _say))
+    with progress(len(pcm), source.name) as update:
+        out = run_loop(stream_pcm(session, pcm, rate_hz, update, _say))
     write_audio(target, out, rate_hz)
 
 
 def _say(words: str) -> None:
-    click.echo(f"\n{words}", err=True)
+    click.echo(words, err=True)
 
 
 @cli.command()

@@ -94,6 +94,7 @@ async def up(
         await asyncio.gather(roles[2], return_exceptions=True)
         await edge.close()
         await provider.close()
+        await edge.settle()
         for role in roles:
             role.cancel()
         await asyncio.gather(*roles, return_exceptions=True)

@@ -21,7 +21,7 @@ FRAME_BYTES: Final = round(RATE_HZ * PERIOD_S) * 2
 REPLY_BYTES: Final = FRAME_BYTES + 4  # with its WebSocket header
 TICK_S: Final = 0.0005  # what falls due within one is sent together: a wake-up costs two frames
 SENDS_A_TURN: Final = 16  # then replies are read, lest they age in our own sockets
-GIVE_UP_S: Final = 0.5  # a frame that waits longer for its echo ends the measurement
+GIVE_UP_S: Final = 1.0  # a frame that waits longer for its echo ends the measurement
 OPENING: Final = 32  # connections that may wait for `live` at a time
 PATIENCE_S: Final = 20.0  # for everything that takes no time when all is well
 

@@ -57,6 +57,8 @@ def f0_of(signal: Signal, rate: int) -> NDArray[np.float64]:
     x = signal.astype(np.float64)
     f0, at = world.dio(x, rate, f0_floor=60.0, f0_ceil=700.0)
     f0 = world.stonemask(x, f0, at, rate)
+    if not f0.any():
+        return np.asarray(f0)
     return np.asarray(f0 * (world.d4c(x, f0, at, rate)[:, 0] < 0.99))
 
 
@@ -93,8 +95,8 @@ def speech_error(
     }
 
 
-def formants_of(signal: Signal, rate: int) -> tuple[list[NDArray[np.float64]], NDArray[np.bool_]]:
-    """Poles in Hz, every 5 ms, of the smoothed envelope below 5.5 kHz; and which are voiced."""
+def formants_of(signal: Signal, rate: int) -> tuple[list[NDArray[np.float64]], NDArray[np.float64]]:
+    """Poles in Hz of the smoothed envelope below 5.5 kHz, and f0, every 5 ms; none if unvoiced."""
     world = importlib.import_module("pyworld")
     x = soxr.resample(signal, rate, 11000).astype(np.float64)
     f0 = f0_of(signal, rate)
@@ -102,33 +104,53 @@ def formants_of(signal: Signal, rate: int) -> tuple[list[NDArray[np.float64]], N
     hz = np.arange(envelope.shape[1]) * 5500 / (envelope.shape[1] - 1)
     envelope = envelope * (1 + (hz / 300) ** 2)  # undo the glottal slope
     poles = []
-    for frame in envelope:
+    for frame, voiced in zip(envelope, f0 > 0, strict=True):
+        if not voiced:
+            poles.append(np.zeros(0))
+            continue
         acf = np.fft.irfft(frame)[:13]
         acf[0] *= 1 + 1e-6
         roots = np.roots(np.r_[1, -scipy.linalg.solve_toeplitz(acf[:-1], acf[1:])])
         width = -np.log(np.abs(roots) + 1e-12) * 11000 / np.pi
         found = np.angle(roots) * 11000 / (2 * np.pi)
         poles.append(np.sort(found[(found > 200) & (found < 4000) & (width < 500)]))
-    return poles, f0 > 0
+    return poles, f0
 
 
 def formant_shift(before: Sequence[Signal], after: Sequence[Signal], rate: int) -> dict[str, float]:
-    """Median of |output/input - 1| in percent over F1 to F3, and the median ratio itself."""
-    ratios: list[list[float]] = [[], [], []]
+    """Medians over frames of a formant's change in percent: its size, and with its sign.
+
+    Also for F1 alone where it lies above twice both f0: below that, no two harmonics stand on its
+    lower side, and where the formant is said to be follows the harmonics.
+    """
+    ratios: dict[str, list[float]] = {"f1": [], "f2": [], "f3": [], "f1_over_2_f0": []}
     for one, other in zip(before, after, strict=True):
-        (was, on), (now, also) = formants_of(one, rate), formants_of(other, rate)
-        for n in np.flatnonzero(on[: len(also)] & also[: len(on)]):
-            if len(was[n]) < 3 or not len(now[n]):
+        (was, f0), (now, new_f0) = formants_of(one, rate), formants_of(other, rate)
+        for old, new, *pitches in zip(was, now, f0, new_f0, strict=False):
+            if len(old) < 3 or not len(new):
                 continue
             for k in range(3):
-                near = now[n][np.abs(np.log(now[n] / was[n][k])).argmin()]
-                if np.abs(np.log(was[n] / near)).argmin() == k:
-                    ratios[k].append(float(near / was[n][k]))
+                near = new[np.abs(np.log(new / old[k])).argmin()]
+                if np.abs(np.log(old / near)).argmin() != k:
+                    continue
+                ratios[f"f{k + 1}"].append(float(near / old[k]))
+                if k == 0 and old[0] > 2 * max(pitches):
+                    ratios["f1_over_2_f0"].append(float(near / old[0]))
     result = {}
-    for k, found in enumerate(ratios, 1):
-        result[f"f{k}_off_percent"] = float(100 * np.median(np.abs(np.array(found) - 1)))
-        result[f"f{k}_moved_percent"] = float(100 * (np.median(found) - 1))
+    for name, found in ratios.items():
+        result[f"{name}_off_percent"] = float(100 * np.median(np.abs(np.array(found) - 1)))
+        result[f"{name}_moved_percent"] = float(100 * (np.median(found) - 1))
     return result
+
+
+def nearest_formants_hz(signal: Signal, rate: int, known_hz: Sequence[float]) -> list[float]:
+    """The median over voiced frames of the pole nearest to each known formant; NaN if none."""
+    poles = [frame for frame in formants_of(signal, rate)[0] if len(frame)]
+    if not poles:
+        return [float("nan")] * len(known_hz)
+    return [
+        float(np.median([frame[np.abs(frame - hz).argmin()] for frame in poles])) for hz in known_hz
+    ]
 
 
 def lag_samples(x: Signal, y: Signal, rate: int) -> int:

@@ -54,7 +54,7 @@ class Edge:
         self.links: dict[str, WorkerLink] = {}
         self.sessions: dict[str, Session] = {}
         self.cards: dict[str, wire.Card] = {}
-        self._admits_worker = admits_worker
+        self.admits = admits_worker
         self._check_token = check_token
         self._resampling = resampling
         self._clock = clock
@@ -93,10 +93,12 @@ class Edge:
             session.on(Event.SHUTDOWN)
         for client in list(self._clients):
             client.close(1001, "shutdown")
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Waits until all that was said to the store is written."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        for link in list(self.links.values()):
-            link.close(1001, "shutdown")
 
     # connections
 
@@ -239,26 +241,25 @@ class Edge:
 
     # workers (links.Workers)
 
-    def worker_hello(self, link: WorkerLink, secret: str) -> bool:
-        if not self._admits_worker(link.worker.node, secret):
-            return False
+    def worker_hello(self, link: WorkerLink) -> None:
         self.links[link.worker.id] = link
         self._spawn(self.store.save_worker(link.worker))
         self.admission.tell(link.worker.model)
-        return True
 
     def worker_changed(self, link: WorkerLink) -> None:
         worker = link.worker
+        if not worker.node:
+            return  # it never was one of ours
         if worker.state is WorkerState.GONE:
             self.links.pop(worker.id, None)
+            log.warning("worker %s (%s) is gone: %s", worker.node, worker.model, worker.reason)
         if worker.state is WorkerState.READY and link.card is not None:
             self.cards[worker.model] = link.card
             self._failures.pop(worker.model, None)
             if worker.boot_s is not None:
                 self.admission.learn_boot(worker.model, worker.boot_s)
             log.info("worker %s (%s) is ready: %d slots", worker.node, worker.model, worker.slots)
-        if worker.node:
-            self._spawn(self._save(link))
+        self._spawn(self._save(link))
 
     async def _save(self, link: WorkerLink) -> None:
         model = link.worker.model
@@ -269,19 +270,14 @@ class Edge:
             event.set()
         self.admission.pump(model)
 
-    def worker_failed(self, link: WorkerLink, message: str) -> None:
+    def load_failed(self, link: WorkerLink, message: str) -> None:
         model = link.worker.model
         log.error("worker %s (%s): %s", link.node, model, message)
-        if link.worker.state is not WorkerState.LOADING:
-            return  # its sessions go elsewhere when its link closes
         self._failures[model] = message
         if event := self._carded.pop(model, None):
             event.set()
-        for session in self.admission.waiting(model):
-            if not any(
-                other.worker.model == model and other.worker.state is WorkerState.READY
-                for other in self.links.values()
-            ):
+        if not self.ready(model):
+            for session in self.admission.waiting(model):
                 session.fail(ModelFailed(message))
 
     # what the API shows

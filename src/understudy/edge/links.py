@@ -37,11 +37,13 @@ class Performing(Protocol):
 class Workers(Protocol):
     """What a link needs of the edge."""
 
-    def worker_hello(self, link: WorkerLink, secret: str) -> bool: ...
+    def admits(self, node: str, secret: str) -> bool: ...
+
+    def worker_hello(self, link: WorkerLink) -> None: ...
 
     def worker_changed(self, link: WorkerLink) -> None: ...
 
-    def worker_failed(self, link: WorkerLink, message: str) -> None: ...
+    def load_failed(self, link: WorkerLink, message: str) -> None: ...
 
 
 class WorkerLink(Peer):
@@ -114,13 +116,18 @@ class WorkerLink(Peer):
 
     def on_text(self, text: str) -> None:
         self.heard_s = self._clock.now()
-        message = json.loads(text)
+        try:
+            self._hear(json.loads(text))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise LinkError(f"a message that makes no sense: {error!r}") from None
+
+    def _hear(self, message: Mapping[str, Any]) -> None:
         kind = message.get("type")
         if not self.worker.node and kind != "hello":
             raise LinkError("a worker says hello first")
         match kind:
             case "hello":
-                self.worker = Worker(
+                worker = Worker(
                     id=self.worker.id,
                     node=str(message["node"]),
                     model=str(message["model"]),
@@ -128,15 +135,17 @@ class WorkerLink(Peer):
                     slots=int(message["slots"]),
                     state=WorkerState.LOADING,
                 )
-                if not self._workers.worker_hello(self, str(message["secret"])):
+                if not self._workers.admits(worker.node, str(message["secret"])):
                     raise LinkError("this edge did not ask for this worker")
+                self.worker = worker
+                self._workers.worker_hello(self)
             case "ready":
                 self.card = Card.parse(message["card"])
                 self._become(WorkerState.READY, boot_s=float(message["boot_s"]), progress=1.0)
             case "loading":
                 self._become(WorkerState.LOADING, progress=float(message["progress"]))
             case "failed":
-                self._workers.worker_failed(self, str(message["message"]))
+                self._fail(str(message["message"]))
             case "opened":
                 self._opening.discard(message["slot"])
                 if session := self._sessions.get(message["slot"]):
@@ -157,9 +166,18 @@ class WorkerLink(Peer):
         self.worker = replace(self.worker, state=state, **changes)
         self._workers.worker_changed(self)
 
+    def _fail(self, message: str) -> None:
+        """The worker says that it cannot go on, or was lost before it was ready."""
+        loading = self.worker.state is WorkerState.LOADING
+        self._become(WorkerState.GONE, reason=message)
+        if loading:
+            self._workers.load_failed(self, message)
+
     def on_lost(self) -> None:
         sessions, self._sessions = list(self._sessions.values()), {}
-        if self.worker.state is not WorkerState.GONE:
+        if self.worker.state is WorkerState.LOADING and self.node:
+            self._fail("its worker died while it was loading")
+        elif self.worker.state is not WorkerState.GONE:
             self._become(WorkerState.GONE)
         for session in sessions:
             session.slot_lost()
