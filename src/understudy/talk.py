@@ -81,13 +81,14 @@ class Performer:
         self._in.put(pcm)
 
     def get(self, nbytes: int) -> bytes:
-        """Exactly `nbytes` of output, silence where there is none."""
+        """Exactly `nbytes`: of output, or of silence until there is a whole block (no holes)."""
         with self._lock:
+            if len(self._out) < nbytes:
+                self.underruns += 1
+                return bytes(nbytes)
             pcm = bytes(self._out[:nbytes])
             del self._out[:nbytes]
-        if len(pcm) < nbytes:
-            self.underruns += 1
-        return pcm + bytes(nbytes - len(pcm))
+        return pcm
 
     def _run(self) -> None:
         while (pcm := self._in.get()) is not None:

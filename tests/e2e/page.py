@@ -90,5 +90,10 @@ class Stage:
         caught.value.save_as(path)
         return soundfile.read(path, dtype="float32", always_2d=True)  # type: ignore[no-any-return]
 
+    def open_latency(self) -> None:
+        panel = self.page.get_by_role("group").filter(has_text="mouth to ear")
+        if panel.get_attribute("open") is None:
+            self.page.get_by_text("Latency", exact=True).click()
+
     def slide(self, name: str, value: float) -> None:
         self.page.get_by_role("slider", name=name).fill(str(value))

@@ -32,7 +32,7 @@ PHONE: dict[str, Any] = {
     "has_touch": True,
 }
 # A microphone that is never allowed nor denied: what one sees while the browser asks.
-ASKING = "navigator.mediaDevices.getUserMedia = () => new Promise(() => {})"
+ASKING = "() => { navigator.mediaDevices.getUserMedia = () => new Promise(() => {}); }"
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def readme_pictures(browser: Browser, server: Server) -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     with shown(browser, server, color_scheme="dark", **LAPTOP) as stage:
         go_live(stage, seconds=9)
-        stage.page.get_by_text("Latency", exact=True).click()
+        stage.open_latency()
         stage.page.wait_for_timeout(1500)
         stage.page.mouse.move(0, 0)
         stage.page.screenshot(path=IMAGES / "page.png")
@@ -76,7 +76,7 @@ def states(browser: Browser, server: Server, folder: Path, name: str, look: dict
     with shown(browser, server, **look) as stage:
         go_live(stage)
         take(stage, "live")
-        stage.page.get_by_text("Latency", exact=True).click()
+        stage.open_latency()
         stage.page.get_by_role("switch", name="Hear myself").check()
         stage.record_for(2)
         stage.page.get_by_role("button", name="Record").click()

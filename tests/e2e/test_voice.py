@@ -102,7 +102,7 @@ def test_the_waveforms_move_and_the_latency_panel_fills(stage: Stage) -> None:
     stage.pick("Mirror")
     stage.start()
     stage.expect_state("Live")
-    stage.page.get_by_text("Latency", exact=True).click()
+    stage.open_latency()
     playout = stage.page.get_by_role("row", name="playout").get_by_role("cell").first
     expect(playout).not_to_have_text("–", timeout=PATIENCE_MS)
     canvas = "() => document.querySelector('canvas').toDataURL()"

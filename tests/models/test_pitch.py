@@ -24,7 +24,7 @@ CHIPMUNK = {"pitch": 7.0, "formant": 5.0}
 
 
 def loaded(**options: int) -> PitchModel:
-    model = PitchModel(**options)  # type: ignore[arg-type]
+    model = PitchModel(**options)
     model.load("cpu")
     return model
 
@@ -37,7 +37,7 @@ def recordings() -> list[Signal]:
     found = []
     for folder in sorted((root / "librispeech").glob("*/"))[1:4:2]:
         parts = [soundfile.read(p, dtype="float32")[0] for p in sorted(folder.glob("*.flac"))[:2]]
-        found.append(np.concatenate(parts)[: 16000 * 6])
+        found.append(np.concatenate(parts)[: 16000 * 5])
     return found
 
 
@@ -126,11 +126,11 @@ def test_slots_do_not_hear_each_other_and_keep_their_own_time() -> None:
     while min(done) < blocks:
         active = np.array([n < blocks for n in done]) & (random.random(3) < 0.6)
         frames = np.full((3, 112), 0.3, np.float32)
-        for slot in np.flatnonzero(active):
+        for slot in np.flatnonzero(active).tolist():
             frames[slot] = said[slot][done[slot] * 112 : (done[slot] + 1) * 112]
         got = model.step(frames, active)
         assert not got[~active].any()
-        for slot in np.flatnonzero(active):
+        for slot in np.flatnonzero(active).tolist():
             out[slot, done[slot] * 112 : (done[slot] + 1) * 112] = got[slot]
             done[slot] += 1
     for slot in range(3):
@@ -150,7 +150,7 @@ def test_reopened_slot_starts_clean() -> None:
 def test_a_moved_session_goes_on_as_the_one_that_stayed(params: dict[str, float]) -> None:
     for said in recordings() or [speech(16000, seconds=5.0).samples]:
         model = PitchModel(sample_rate=16000)
-        cut = 16000 * 4
+        cut = 16000 * 3
         start = cut - round(model.context_s * 16000)
         start -= start % model.alignment_samples
         stayed = stream(said, 16000, 160, params)[cut:]
@@ -171,7 +171,7 @@ def test_no_pitch_no_change() -> None:
 
 
 def test_recorded_speech_keeps_its_level() -> None:
-    for said in recordings() or [voice()]:
+    for said in [one[:48000] for one in recordings()] or [voice()]:
         for params in (CHIPMUNK, {"pitch": -5, "formant": -3}, {"robot": 1}, {"pitch": 4}):
             out = shifted([said], 16000, params)[0]
             assert abs(20 * np.log10(out.std() / said.std())) < 2
@@ -206,7 +206,11 @@ def test_odd_input_gives_finite_output(kind: str) -> None:
         "nan": np.where(np.arange(n) % 1000 == 0, np.nan, 0.1),
         "huge": np.where(np.arange(n) % 1000 < 500, 1e30, -np.inf),
     }[kind].astype(np.float32)
-    for params in ({"pitch": 24.0, "formant": 12.0}, {"pitch": -24.0, "formant": -12.0}, {"robot": 0.5}):
+    for params in (
+        {"pitch": 24.0, "formant": 12.0},
+        {"pitch": -24.0, "formant": -12.0},
+        {"robot": 0.5},
+    ):
         out = stream(signal, 16000, 160, params)
         assert np.isfinite(out).all()
         assert np.abs(out).max() <= 1.0

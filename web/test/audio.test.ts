@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { EchoDetector } from "../src/sdk/audio/echo.ts";
 import { Envelope } from "../src/sdk/audio/envelope.ts";
 import { fft } from "../src/sdk/audio/fft.ts";
 import { type Frame, Framer } from "../src/sdk/audio/framer.ts";
@@ -91,6 +92,49 @@ describe("HowlDetector", () => {
     });
     expect(feed(noise)).toBe(0);
     expect(feed(tone(1240, RATE * 2, 0.01))).toBe(0);
+  });
+});
+
+describe("EchoDetector", () => {
+  /** Rhythmic speech: a pulse train with a wandering pitch, in syllables. */
+  const speech = (seconds: number, hz: number) => {
+    const x = new Float64Array(seconds * RATE);
+    let phase = 0;
+    let ring = 0;
+    for (let i = 0; i < x.length; i++) {
+      const t = i / RATE;
+      const melody = Math.sin(2 * Math.PI * 0.7 * t) + Math.sin(2 * Math.PI * 0.43 * t * t * 0.1);
+      phase += (hz * (1 + 0.12 * melody)) / RATE;
+      const pulse = phase >= 1 ? 1 : 0;
+      phase -= pulse;
+      ring = 0.95 * ring + pulse;
+      x[i] = ring * Math.max(0, Math.sin(2 * Math.PI * 2 * t));
+    }
+    return x;
+  };
+  const run = (echoGain: number) => {
+    const mouth = speech(14, 130);
+    const answerDelay = Math.round(0.07 * RATE);
+    const answer = speech(14, 195);
+    const voice = Float64Array.from(answer, (_, i) => answer[i - answerDelay] ?? 0);
+    const delay = Math.round(0.18 * RATE);
+    const detector = new EchoDetector(RATE);
+    let heard = false;
+    for (let at = 0; at < mouth.length; at += 240) {
+      const pcm = (f: (i: number) => number) =>
+        Int16Array.from({ length: 240 }, (_, i) => 8000 * f(at + i));
+      detector.play(pcm((i) => voice[i]!));
+      heard = detector.push(pcm((i) => mouth[i]! + echoGain * (voice[i - delay] ?? 0))) || heard;
+    }
+    return heard;
+  };
+
+  it("hears the voice come back through the microphone", () => {
+    expect(run(0.3)).toBe(true);
+  });
+
+  it("does not take the same rhythm for an echo", () => {
+    expect(run(0)).toBe(false);
   });
 });
 

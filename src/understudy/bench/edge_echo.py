@@ -1,4 +1,4 @@
-"""A plain picows echo server: to nginx and to the direct runs what echo workers are to the edge.
+"""What stands behind the proxies: a plain picows echo server, and the model of the echo workers.
 
 `python -m understudy.bench.edge_echo` prints the port it listens on and ends with its parent,
 that is, when its standard input closes.
@@ -10,13 +10,24 @@ import asyncio
 import logging
 import socket
 import threading
+from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
 
+from understudy.models.mirror import MirrorModel
 from understudy.worker.__main__ import leave_with_parent
 
 
-class Echo(WSListener):  # type: ignore[misc]
+class EchoModel(MirrorModel):
+    """A mirror that gives back the very array it got, so that idle slots cost nothing."""
+
+    def step(self, frames: NDArray[np.float32], active: NDArray[np.bool_]) -> NDArray[np.float32]:
+        return frames
+
+
+class Echo(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type == WSMsgType.CLOSE:
             transport.disconnect()
@@ -40,7 +51,7 @@ def main() -> None:
     try:
         import uvloop
 
-        new_loop = uvloop.new_event_loop
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     except ImportError:
         new_loop = asyncio.new_event_loop
     with asyncio.Runner(loop_factory=new_loop) as runner:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -29,7 +29,7 @@ OPEN_FILES: Final = 8192
 
 CONFIG: Final = """\
 [models.mirror]
-engine = "understudy.models.mirror:MirrorModel"
+engine = "understudy.bench.edge_echo:EchoModel"
 slots = {slots}
 workers = {workers}
 
@@ -123,7 +123,7 @@ class Servers:
 
     def nginx(self, upstream: Target) -> Target | None:
         """nginx in front of the echo server; None where it is not installed."""
-        program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        program = find_nginx()
         if program is None:
             return None
         port = free_port()
@@ -135,7 +135,7 @@ class Servers:
         process = self._start(
             "nginx",
             self.cores.proxy,
-            [program, "-p", str(self._folder), "-e", str(self._folder / "nginx.log"), "-c", str(conf)],
+            [program, "-p", str(self._folder), "-e", "nginx.log", "-c", str(conf)],
         )
         self._wait("nginx", process, lambda: _connects(port))
         return Target(
@@ -159,7 +159,8 @@ class Servers:
         url = url[url.index("http://") :].strip()
 
         def ready() -> bool:
-            return sum(w["state"] == "ready" for w in status(url)["workers"]) == workers
+            states = [worker["state"] for worker in status(url)["workers"]]
+            return states.count("ready") == workers
 
         self._wait("edge", process, ready)
         echoes = children(process.pid)
@@ -195,9 +196,7 @@ class Servers:
         self._stack.callback(_stop, process)
         return process
 
-    def _wait(
-        self, name: str, process: subprocess.Popen[str], ready: Callable[[], bool]
-    ) -> None:
+    def _wait(self, name: str, process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
         until = time.perf_counter() + STARTUP_S
         while not ready():
             if process.poll() is not None or time.perf_counter() > until:
@@ -259,6 +258,39 @@ def children(pid: int) -> list[int]:
         for listed in Path(f"/proc/{pid}/task").glob("*/children")
         for child in listed.read_text().split()
     ]
+
+
+def find_nginx() -> str | None:
+    """Distributions put it where only root's PATH looks."""
+    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+def nginx_version() -> str | None:
+    program = find_nginx()
+    if program is None:
+        return None
+    said = subprocess.run([program, "-v"], capture_output=True, text=True, check=False).stderr
+    return said.strip().rpartition("/")[2] or None
+
+
+def busy_s() -> float | None:
+    """CPU time that all programs used on our cores since the machine started; Linux only."""
+    if not LINUX:
+        return None
+    mine = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    total = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in mine:
+            user, nice, system, _, _, irq, softirq, *_ = map(int, fields)
+            total += user + nice + system + irq + softirq
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def own_s() -> float:
+    """CPU time of this process and of all its descendants that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def cpu_s(pid: int) -> float:

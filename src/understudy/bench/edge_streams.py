@@ -19,7 +19,7 @@ RATE_HZ: Final = 24_000
 PERIOD_S: Final = 0.020
 FRAME_BYTES: Final = round(RATE_HZ * PERIOD_S) * 2
 REPLY_BYTES: Final = FRAME_BYTES + 4  # with its WebSocket header
-TICK_S: Final = 0.0005  # what falls due within one is sent together: a wake-up costs two frames
+TICK_S: Final = 0.001  # what falls due within one is sent together: a wake-up costs two frames
 SENDS_A_TURN: Final = 16  # then replies are read, lest they age in our own sockets
 GIVE_UP_S: Final = 1.0  # a frame that waits longer for its echo ends the measurement
 OPENING: Final = 32  # connections that may wait for `live` at a time
@@ -216,7 +216,7 @@ class Generator:
 
     def _readable(self, wait_s: float) -> list[int]:
         if self._epoll is None:
-            return [s.fileno() for s in select.select(list(self._streams), [], [], wait_s)[0]]
+            return select.select(list(self._streams), [], [], wait_s)[0]
         # epoll's own time-out is in whole milliseconds; select on its descriptor takes any.
         if wait_s:
             select.select([self._epoll], [], [], wait_s)

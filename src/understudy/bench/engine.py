@@ -176,7 +176,7 @@ def moved_snr_db(signals: Sequence[Signal], rate: int, params: Mapping[str, floa
     found = []
     for signal in signals:
         whole = stream(signal, rate, rate // 100, params)
-        for cut in range(context + rate // 2, len(signal) - rate // 2, rate):
+        for cut in range(context + rate // 2, len(signal) - rate // 2, rate // 2):
             start = (cut - context) // step * step
             primed = stream(signal[start : cut + rate], rate, rate // 100, params)
             found.append(snr_db(whole[cut : cut + rate], primed[cut - start :]))
@@ -208,7 +208,7 @@ def click_ratio(rate: int) -> dict[str, float]:
     seen: dict[str, float] = {}
     for change in changes:
         seen |= change
-        bends.append(sharpest_bend(stream(hum, rate, rate // 100, seen)))
+        bends.append(sharpest_bend(stream(hum[:rate], rate, rate // 100, seen)))
     model = PitchModel(slots=1, sample_rate=rate)
     model.load("cpu")
     model.open(0, {})
@@ -223,14 +223,16 @@ def click_ratio(rate: int) -> dict[str, float]:
 def memory_growth_bytes(blocks: int) -> int:
     """Growth of traced memory over so many blocks of speech, after a start-up of a tenth."""
     voice = speech(16000, seconds=2.0).samples
-    model = PitchModel(slots=2, sample_rate=16000, frame=40)
+    frame = 16
+    model = PitchModel(slots=1, sample_rate=16000, frame=frame)
     model.load("cpu")
-    active = np.ones(2, np.bool_)
+    model.open(0, {"pitch": 4})
+    active = np.ones(1, np.bool_)
     tracemalloc.start()
     before = 0
     for n in range(blocks):
-        at = n * 40 % (len(voice) - 40)
-        model.step(np.stack([voice[at : at + 40]] * 2), active)
+        at = n * frame % (len(voice) - frame)
+        model.step(voice[None, at : at + frame], active)
         if n == blocks // 10:
             before = tracemalloc.get_traced_memory()[0]
     grown = tracemalloc.get_traced_memory()[0] - before
@@ -245,7 +247,7 @@ def _read(audio: Path | None, quick: bool) -> tuple[list[Signal], str]:
     for folder in folders[: 3 if quick else 10]:
         parts = [soundfile.read(p, dtype="float32") for p in sorted(folder.glob("*.flac"))[:3]]
         if all(rate == 16000 for _, rate in parts):
-            signals.append(np.concatenate([x for x, _ in parts])[: 16000 * 6])
+            signals.append(np.concatenate([x for x, _ in parts])[: 16000 * (5 if quick else 6)])
     if signals:
         return signals, f"recorded, {len(signals)} speakers"
     made = [

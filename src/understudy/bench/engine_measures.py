@@ -32,7 +32,7 @@ def snr_db(wanted: Signal, got: Signal) -> float:
 
 def tone_error_cents(out: Signal, rate: int, want_hz: float) -> list[float]:
     """Error of the strongest bin near the wanted f0, in 100 ms Hann windows every 10 ms."""
-    size, hop, nfft = rate // 10, rate // 100, 16 * rate
+    size, hop, nfft = rate // 10, rate // 100, 4 * rate
     window = np.hanning(size)
     low = int(want_hz * 0.9 * nfft / rate)
     errors = []

@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from understudy.core.errors import (
     BadJson,
@@ -237,7 +237,11 @@ _EVENTS: Final[dict[str, type[Any]]] = {
 
 
 def encode_event(event: ServerEvent) -> str:
-    return json.dumps({"type": type(event).__name__.lower(), **asdict(event)})
+    fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
+    return _encode_json({"type": type(event).__name__.lower(), **fields})
+
+
+_encode_json: Final = json.JSONEncoder(default=asdict).encode  # a Spread inside an event
 
 
 def decode_event(text: str) -> ServerEvent:
@@ -272,8 +276,7 @@ HEADER_BYTES: Final = _HEADER.size
 STEP_UNIT_S: Final = 10e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):  # a tuple is made ten times faster, and every frame needs two
     """A run of one session's samples (int16) from `position` on, at the model's rate."""
 
     slot: int
@@ -283,21 +286,21 @@ class Record:
 
 
 def encode_header(slot: int, position: int, nbytes: int, step_s: float = 0.0) -> bytes:
-    step = min(int(step_s / STEP_UNIT_S), 0xFFFF)
+    step = min(int(step_s / STEP_UNIT_S), 0xFFFF) if step_s else 0
     return _HEADER.pack(slot, step, nbytes // BYTES_PER_SAMPLE, position)
 
 
 def decode_records(message: bytes) -> Iterator[Record]:
     """Reads a binary message of the link. Raises LinkError where lengths do not add up."""
     view = memoryview(message)
-    at = 0
-    while at < len(view):
-        if at + HEADER_BYTES > len(view):
+    at, size = 0, len(message)
+    while at < size:
+        if at + HEADER_BYTES > size:
             raise LinkError("a record's header is cut off")
         slot, step, samples, position = _HEADER.unpack_from(view, at)
         at += HEADER_BYTES
         end = at + samples * BYTES_PER_SAMPLE
-        if end > len(view):
+        if end > size:
             raise LinkError("a record's audio is cut off")
         yield Record(slot, position, view[at:end], step * STEP_UNIT_S)
         at = end

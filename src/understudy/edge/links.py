@@ -107,12 +107,12 @@ class WorkerLink(Peer):
 
     def on_audio(self, data: bytes) -> None:
         now = self.heard_s = self._clock.now()
-        sessions = self._sessions
-        for record in decode_records(data):
-            session = sessions.get(record.slot)
+        sessions, opening = self._sessions, self._opening
+        for slot, position, pcm, step_s in decode_records(data):
+            session = sessions.get(slot)
             # Before `opened` it is still the slot's last tenant that is heard.
-            if session is not None and record.slot not in self._opening:
-                session.answer(record.position, record.pcm, record.step_s, now)
+            if session is not None and slot not in opening:
+                session.answer(position, pcm, step_s, now)
 
     def on_text(self, text: str) -> None:
         self.heard_s = self._clock.now()

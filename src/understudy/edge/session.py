@@ -18,6 +18,8 @@ from understudy.seams import Clock
 log = logging.getLogger(__name__)
 
 USAGE_S = 1.0
+# Bound once, for every frame passes here: a member looked up on its enum costs a call.
+_LIVE, _FLUSHING, _ENDED = State.LIVE, State.FLUSHING, State.ENDED
 REASONS = {
     Event.CLIENT_LOST: "gone",
     Event.DEADLINE: "gone",
@@ -127,14 +129,14 @@ class Session:
             if self._link is not None:
                 self._link.say(type="shed", slot=self._slot, position=until)
             self._send()
-        if self.state is State.LIVE and now - self._usage_s >= USAGE_S:
+        if self.state is _LIVE and now - self._usage_s >= USAGE_S:
             self._usage_s = now
             self.tell(self.usage())
 
     # the client's side
 
     def feed(self, pcm: bytes) -> None:
-        if self.state is State.FLUSHING or self.state is State.ENDED:
+        if self.state is _FLUSHING or self.state is _ENDED:
             return  # nothing counts after `stop`
         position, model_pcm = self.lock.feed(pcm, self._clock.now())
         if model_pcm and self._link is not None:
@@ -208,7 +210,7 @@ class Session:
         pcm = self.lock.take()
         if pcm and self.client is not None:
             self.client.send_audio(pcm)
-        if self.state is State.FLUSHING and self.lock.done:
+        if self.state is _FLUSHING and self.lock.done:
             self.on(Event.FLUSHED)
 
     def _open(self) -> None:

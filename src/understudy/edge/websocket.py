@@ -13,6 +13,9 @@ from understudy.core.errors import BadJson, BadMessage, Internal, MessageTooBig,
 log = logging.getLogger(__name__)
 
 CLOSE_WAIT_S: Final = 2.0  # for the peer's half of the closing handshake
+# Bound once, for every frame passes here: a member looked up on its enum costs a call.
+_BINARY: Final = WSMsgType.BINARY
+_TEXT: Final = WSMsgType.TEXT
 
 
 class Peer(WSListener):
@@ -53,14 +56,14 @@ class Peer(WSListener):
             return
         try:
             kind = frame.msg_type
-            if kind == WSMsgType.BINARY and frame.fin:
+            if kind == _BINARY and frame.fin:
                 self.on_audio(frame.get_payload_as_bytes())
-            elif kind == WSMsgType.TEXT and frame.fin:
+            elif kind == _TEXT and frame.fin:
                 self.on_text(_text(frame.get_payload_as_bytes()))
             elif kind == WSMsgType.CLOSE:
                 transport.send_close(frame.get_close_code())
                 transport.disconnect()
-            elif kind in (WSMsgType.BINARY, WSMsgType.TEXT, WSMsgType.CONTINUATION):
+            elif kind in (_BINARY, _TEXT, WSMsgType.CONTINUATION):
                 self._fragment(frame)
         except UnderstudyError as error:
             self.refuse(error)
@@ -81,18 +84,18 @@ class Peer(WSListener):
         if frame.fin:
             data, kind = b"".join(self._parts), self._parts_type
             self._parts, self._parts_type = [], None
-            if kind == WSMsgType.BINARY:
+            if kind == _BINARY:
                 self.on_audio(data)
             else:
                 self.on_text(_text(data))
 
     def send_text(self, text: str) -> None:
         if self.transport is not None and not self._closing:
-            self.transport.send(WSMsgType.TEXT, text.encode())
+            self.transport.send(_TEXT, text.encode())
 
     def send_audio(self, pcm: bytes) -> None:
         if self.transport is not None and not self._closing:
-            self.transport.send(WSMsgType.BINARY, pcm)
+            self.transport.send(_BINARY, pcm)
 
     def close(self, code: int, reason: str = "") -> None:
         """Sends a close frame, waits a little for the peer's, then closes the socket."""

@@ -99,16 +99,18 @@ class Slots:
         samples = min(shortest, getattr(self._model, "burst", 1)) * self._model.frame
         taken = samples * BYTES_PER_SAMPLE
         # Only the rows that are due: one session on a worker of many slots should be cheap.
-        rows = list(due)
+        rows = np.array([*due])
         pcm = np.frombuffer(b"".join([slot.waiting[:taken] for slot in due.values()]), np.int16)
         frames = np.zeros((self._model.slots, samples), np.float32)
         frames[rows] = pcm.reshape(len(rows), samples) * np.float32(1 / FULL_SCALE)
         active = np.zeros(self._model.slots, np.bool_)
         active[rows] = True
         made = self._model.step(frames, active)[rows]
-        np.nan_to_num(made, copy=False)  # a model's NaN must not become full-scale noise
         made *= np.float32(FULL_SCALE)
-        np.clip(np.rint(made, out=made), -32768, 32767, out=made)
+        if np.isnan(made).any():  # a model's NaN must not become full-scale noise
+            np.nan_to_num(made, copy=False)
+        made.clip(-FULL_SCALE, FULL_SCALE - 1, out=made)
+        np.rint(made, out=made)
         outputs = []
         for row, (number, slot) in zip(made.astype(np.int16), due.items(), strict=True):
             del slot.waiting[:taken]

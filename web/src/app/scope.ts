@@ -90,6 +90,7 @@ export class Scope {
     const reach = middle - 6;
     context.fillStyle = color("--rule");
     context.fillRect(0, middle - 0.5, width, 1);
+    this.drawDots(color("--rule"), pitch, newestBar);
     this.drawSeconds(color("--tick"), pitch, newestBar);
     for (const [timeline, fill, up] of [
       [this.input, color("--you"), true],
@@ -101,13 +102,22 @@ export class Scope {
         const peak = timeline.peak(bar * BLOCKS_PER_BAR, (bar + 1) * BLOCKS_PER_BAR);
         if (peak === null) continue;
         // A power below 1 lets quiet speech be seen as it is heard.
-        const size = Math.max(1.5, Math.min(1, peak) ** 0.65 * reach);
+        const size = Math.max(1.5, Math.sqrt(Math.min(1, peak)) * reach);
         const x = width - (newestBar - bar) * pitch;
         context.roundRect(x, up ? middle - 2 - size : middle + 2, BAR_PX, size, BAR_PX / 2);
       }
       context.fill();
     }
     // Labels of what was heard (a listen model's events) go here, at the x of their block index.
+  }
+
+  /** Where there is no sound yet: the empty stage. */
+  private drawDots(color: string, pitch: number, newestBar: number): void {
+    const { context, width, height } = this;
+    context.fillStyle = color;
+    for (let x = width - (newestBar % 1) * pitch; x > -pitch; x -= pitch) {
+      context.fillRect(x, height / 2 - 3, BAR_PX, 6);
+    }
   }
 
   private drawSeconds(color: string, pitch: number, newestBar: number): void {

@@ -23,7 +23,8 @@ const DEFAULTS: Settings = {
   microphone: "",
   speaker: "",
   hear: true,
-  latencyOpen: false,
+  // Room for it is on a laptop, not on a phone.
+  latencyOpen: matchMedia("(min-width: 901px)").matches,
   processing: { echoCancellation: false, noiseSuppression: false, autoGainControl: false },
   params: {},
 };

@@ -33,6 +33,10 @@ const START_MS = 20;
 const SHRINK_MS_PER_S = 0.5;
 const SLACK_WINDOW_S = 4;
 const WINDOW_PARTS = 8;
+/** The first seconds are unlike the rest: threads start, and the server catches up in a burst. */
+const SETTLING_S = 4;
+const SETTLING_PARTS = 2;
+const SETTLING_JUMP_MS = 60;
 const HYSTERESIS_MS = 3;
 /** More than this beyond the margin is a burst after a stall: jump, do not splice. */
 const JUMP_MS = 250;
@@ -52,6 +56,7 @@ export class PlayoutBuffer {
   private playing = false;
   private expecting = false;
   private chunk = 0;
+  private played = 0;
   private marginMs: number;
   private last = 0;
   private fade = 1;
@@ -81,6 +86,10 @@ export class PlayoutBuffer {
 
   private get depth(): number {
     return this.written - this.read;
+  }
+
+  private get settling(): boolean {
+    return this.played < SETTLING_S * this.rate;
   }
 
   /** Whether more audio is due: running dry while none is due is no underrun. */
@@ -127,6 +136,7 @@ export class PlayoutBuffer {
       out[i] = x;
     }
     this.read += n;
+    this.played += n;
     if (n > 0) this.last = out[n - 1]!;
     this.clock = clock + n;
     if (n < out.length) {
@@ -164,7 +174,8 @@ export class PlayoutBuffer {
     this.untilPart -= played;
     if (this.untilPart > 0) return;
     this.parts.push(this.least);
-    if (this.parts.length > WINDOW_PARTS) this.parts.shift();
+    const kept = this.settling ? SETTLING_PARTS : WINDOW_PARTS;
+    if (this.parts.length > kept) this.parts.shift();
     this.least = this.depth;
     const partS = SLACK_WINDOW_S / WINDOW_PARTS;
     this.untilPart = this.samples(partS * 1000);
@@ -178,7 +189,8 @@ export class PlayoutBuffer {
 
   private drain(): void {
     const margin = this.samples(this.marginMs);
-    if (this.depth > margin + this.chunk + this.samples(JUMP_MS)) {
+    const limit = this.samples(this.settling ? SETTLING_JUMP_MS : JUMP_MS);
+    if (this.depth > margin + this.chunk + limit) {
       this.jump(0);
       return;
     }

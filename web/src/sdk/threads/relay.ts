@@ -56,15 +56,16 @@ export class Relay {
   private readonly inputEnvelope: Envelope;
   private readonly outputEnvelope: Envelope;
   private readonly howl: HowlDetector;
-  private readonly echo = new EchoDetector();
+  private readonly echo: EchoDetector;
   private howling = false;
-  private outputRms = 0;
+  private echoing = false;
   private recorder: Recorder | null = null;
 
   constructor(private readonly sampleRate: number) {
     this.inputEnvelope = new Envelope(sampleRate);
     this.outputEnvelope = new Envelope(sampleRate);
     this.howl = new HowlDetector(sampleRate);
+    this.echo = new EchoDetector(sampleRate);
   }
 
   /** A new connection: sample positions start at 0 again. */
@@ -79,6 +80,7 @@ export class Relay {
     this.inputEnvelope.push(pcm, position);
     this.recorder?.putInput(position, pcm);
     if (this.howl.push(pcm)) this.howling = true;
+    if (this.echo.push(pcm)) this.echoing = true;
     if (!send) return null;
     this.map.sentFrame(position, pcm.length);
     return encodePcm(pcm);
@@ -95,6 +97,8 @@ export class Relay {
     for (const { captured, pcm: part } of chunks) {
       this.outputEnvelope.push(part, captured);
       this.recorder?.putOutput(captured, part);
+      // A copy: the buffer itself is handed on to the playout worklet.
+      this.echo.play(part.slice());
     }
     return chunks;
   }
@@ -102,12 +106,9 @@ export class Relay {
   take(): Derived {
     const input = this.inputEnvelope.take();
     const output = this.outputEnvelope.take();
-    for (const block of input) this.echo.push(block.rms, this.outputRms);
-    const echo = this.echo.heard;
-    const newest = output.at(-1);
-    if (newest !== undefined) this.outputRms = newest.rms;
-    const feedback = this.howling ? "howl" : echo ? "echo" : null;
+    const feedback = this.howling ? "howl" : this.echoing ? "echo" : null;
     this.howling = false;
+    this.echoing = false;
     return { input, output, feedback };
   }
 

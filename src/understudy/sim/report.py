@@ -1,0 +1,98 @@
+"""The figures of a simulated day, all of them computed from what happened, and the lower bound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from understudy.sim.traffic import Visit
+from understudy.sim.world import Record, Setup
+
+
+def bound_gpu_s(visits: Iterable[Visit], boot_s: float, slots: int) -> float:
+    """The least GPU time with which nobody waits, for one who knows the future and may move.
+
+    Per (voice, region): the sum over levels k of the time that more than slots·(k-1) sessions are
+    live, plus for each time that level is switched on a boot, or, where it is cheaper, the gap
+    before it, through which it is kept on.
+    """
+    changes: dict[tuple[str, str], list[tuple[float, int]]] = {}
+    for visit in visits:
+        if visit.end_s > visit.start_s:
+            pool = changes.setdefault((visit.voice, visit.region), [])
+            pool += [(visit.start_s, 1), (visit.end_s, -1)]
+    total = 0.0
+    for pool in changes.values():
+        pool.sort()  # at one moment the ends come first: their slots can be had again
+        live = 0
+        on_since: list[float] = []
+        off_since: list[float] = []
+        for t, change in pool:
+            if change > 0 and live % slots == 0:  # a level is switched on
+                level = live // slots
+                gap = t - off_since[level] if level < len(off_since) else boot_s
+                total += min(gap, boot_s)
+                on_since.append(t)
+            live += change
+            if change < 0 and live % slots == 0:
+                level = live // slots
+                total += t - on_since.pop()
+                if level < len(off_since):
+                    off_since[level] = t
+                else:
+                    off_since.append(t)
+    return total
+
+
+def figures(record: Record, setup: Setup) -> dict[str, Any]:
+    visits = record.visits
+    live_s = sum(visit.end_s - visit.start_s for visit in visits)
+    gpu_s = sum((life.stop_s or 0.0) - life.start_s for life in record.lives)
+    bound_s = bound_gpu_s(visits, setup.boot_s, setup.slots)
+    lead_s = understudy_s = 0.0
+    first_lead: dict[int, float] = {}
+    leads: dict[int, int] = {}
+    for stay in record.stays:
+        if stay.role == "lead":
+            lead_s += stay.end_s - stay.start_s
+            first_lead[stay.visit] = min(stay.start_s, first_lead.get(stay.visit, stay.start_s))
+            leads[stay.visit] = leads.get(stay.visit, 0) + 1
+        else:
+            understudy_s += stay.end_s - stay.start_s
+    waits = sorted(
+        first_lead.get(index, visit.end_s) - visit.start_s for index, visit in enumerate(visits)
+    )
+    # Each lead after the first was a move, and so was the first one of those who waited for it.
+    between = sum(count - 1 for count in leads.values())
+    entered = sum(first_lead[index] > visits[index].start_s for index in first_lead)
+    hours = live_s / 3600.0
+    regions = len({visit.region for visit in visits})
+    span_h = (record.end_s - record.start_s) / 3600.0
+    return {
+        "sessions": len(visits),
+        "gpu_s": round(gpu_s, 2),
+        "bound_gpu_s": round(bound_s, 2),
+        "ratio": round(gpu_s / bound_s, 5) if bound_s else None,
+        "silent_s": round(max(0.0, live_s - lead_s - understudy_s), 3),
+        "understudy_share": round(understudy_s / live_s, 7) if live_s else 0.0,
+        "wait_s": {
+            "p50": round(_percentile(waits, 0.50), 3),
+            "p95": round(_percentile(waits, 0.95), 3),
+            "p99": round(_percentile(waits, 0.99), 3),
+            "max": round(waits[-1], 3) if waits else 0.0,
+        },
+        "moves_per_session_hour": round((between + entered) / hours, 4) if hours else 0.0,
+        "moves": {"lead_to_lead": between, "understudy_to_lead": entered},
+        "boots": len(record.lives),
+        "session_s": round(live_s, 2),
+        "understudy_s": round(understudy_s, 2),
+        "gpu_usd": round(gpu_s / 3600.0 * setup.gpu_per_h, 2),
+        "understudy_cpu_usd": round(regions * span_h * setup.cpu_per_h, 2),
+    }
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    """Nearest rank."""
+    if not ordered:
+        return 0.0
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
