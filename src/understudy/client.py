@@ -167,7 +167,7 @@ class Stream:
             match item:
                 case None:
                     self._over = True
-                    if refusal is not None:
+                    if refusal is not None and (not self.ended or self.ended.reason == "error"):
                         raise Refused(refusal)
                     if self.ended is None:
                         raise Unreachable("the connection to the server broke")

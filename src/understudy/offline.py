@@ -45,7 +45,10 @@ class Pipe:
         return self._through(*self.lock.finish(0.0))
 
     def set_params(self, params: Mapping[str, float]) -> None:
+        """From the next sample pushed on. Raises BadParams."""
         self._slots.set_params(0, params)
+        for _, message in self._slots.refused:
+            raise BadParams(message)
 
     def _through(self, position: int, pcm: bytes) -> bytes:
         self._slots.feed(0, position, pcm)

@@ -5,6 +5,7 @@ Each seam has one behavioural contract suite in tests/contract that every adapte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.core.fleet import Node, Placement, Request, Worker
-from understudy.core.wire import Card
+from understudy.core.ledger import Interval
+from understudy.core.wire import Card, Control
 
 
 class Clock(Protocol):
@@ -40,6 +42,8 @@ class Model(Protocol):
     slots: int
     latency_samples: int  # the model's own lookahead
     context_s: float  # seconds of recent input that rebuild a slot's state
+    alignment_samples: int  # ... exactly, if they start at a multiple of this
+    controls: Mapping[str, Control]  # what `params` may change
 
     def load(self, device: str) -> None: ...
 
@@ -67,8 +71,6 @@ class SessionRow:
     slot: int | None = None
     ended_s: float | None = None
     reason: str = ""
-    lead_s: float = 0.0
-    understudy_s: float = 0.0
 
 
 class Store(Protocol):
@@ -102,13 +104,21 @@ class Store(Protocol):
         """The session's slot is free again. Idempotent."""
         ...
 
-    async def end(
-        self, session: str, reason: str, at_s: float, lead_s: float, understudy_s: float
-    ) -> None:
+    async def end(self, session: str, reason: str, at_s: float) -> None:
         """The session is over and its slot free. Idempotent: the first end counts."""
         ...
 
     async def sessions(self, *, live: bool = True) -> Sequence[SessionRow]: ...
+
+    async def meter(self, intervals: Sequence[Interval]) -> None:
+        """Writes intervals of the ledger; one written before grows, and never shrinks."""
+        ...
+
+    async def ledger(
+        self, *, user: str | None = None, from_s: float = 0.0, to_s: float = math.inf
+    ) -> Sequence[Interval]:
+        """The intervals last counted at from_s <= at_s < to_s, in that order."""
+        ...
 
     async def recover(self, edge: str, at_s: float) -> int:
         """Ends what an earlier life of this edge left live, its workers too; returns how many

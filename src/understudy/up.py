@@ -76,6 +76,7 @@ async def up(
         for name, role in (
             ("gate", gate.run()),
             ("edge", edge.run()),
+            ("ledger", edge.run_ledger()),
             ("controller", controller.run()),
         )
     ]
@@ -90,9 +91,10 @@ async def up(
                 role.result()  # a role ends only by a bug: let it be seen
     finally:
         stopping.cancel()
-        roles[2].cancel()  # the controller first: it would replace what is being stopped
-        await asyncio.gather(roles[2], return_exceptions=True)
+        roles[-1].cancel()  # the controller first: it would replace what is being stopped
+        await asyncio.gather(roles[-1], return_exceptions=True)
         await edge.close()
+        await edge.write_ledger()
         await provider.close()
         await edge.settle()
         for role in roles:

@@ -9,6 +9,7 @@ import pytest
 
 from understudy.core.errors import AlreadyLive, ConfigError
 from understudy.core.fleet import Request, Worker, WorkerState
+from understudy.core.ledger import Interval, Role
 from understudy.core.wire import Card, Control
 from understudy.seams import SessionRow, Store
 from understudy.store.sqlite import SqliteStore
@@ -34,22 +35,17 @@ async def test_a_user_has_one_live_stream(store: Store) -> None:
         await store.begin(row("s2", "alice"))
     assert caught.value.session == "s1"
     await store.begin(row("s3", "bob"))
-    await store.end("s1", "stopped", 160.0, 60.0, 0.0)
+    await store.end("s1", "stopped", 160.0)
     await store.begin(row("s2", "alice"))
     assert {s.id for s in await store.sessions()} == {"s2", "s3"}
 
 
 async def test_the_first_end_counts(store: Store) -> None:
     await store.begin(row("s1", "alice"))
-    await store.end("s1", "stopped", 160.0, 60.0, 1.0)
-    await store.end("s1", "error", 999.0, 0.0, 0.0)
+    await store.end("s1", "stopped", 160.0)
+    await store.end("s1", "error", 999.0)
     (ended,) = await store.sessions(live=False)
-    assert (ended.reason, ended.ended_s, ended.lead_s, ended.understudy_s) == (
-        "stopped",
-        160.0,
-        60.0,
-        1.0,
-    )
+    assert (ended.reason, ended.ended_s) == ("stopped", 160.0)
 
 
 async def test_slots_are_given_once_and_given_back(store: Store) -> None:
@@ -67,7 +63,7 @@ async def test_slots_are_given_once_and_given_back(store: Store) -> None:
     assert worker.taken == 2
     await store.release("s1")
     assert await store.place(Request("s3", "m", "sf")) == first
-    await store.end("s2", "stopped", 1.0, 0.0, 0.0)
+    await store.end("s2", "stopped", 1.0)
     (worker,) = await store.workers()
     assert worker.taken == 1
 
@@ -83,7 +79,7 @@ async def test_racing_sessions_never_share_a_slot(store: Store) -> None:
 async def test_ended_unknown_and_misplaced_sessions_get_no_slot(store: Store) -> None:
     await store.save_worker(WORKER)
     await store.begin(row("s1", "alice"))
-    await store.end("s1", "gone", 1.0, 0.0, 0.0)
+    await store.end("s1", "gone", 1.0)
     assert await store.place(Request("s1", "m", "sf")) is None
     assert await store.place(Request("nobody", "m", "sf")) is None
     await store.begin(row("s2", "alice"))
@@ -106,6 +102,34 @@ async def test_cards_are_kept(store: Store) -> None:
     await store.save_card("m", card)
     await store.save_card("m", replace(card, slots=8))
     assert await store.cards() == {"m": replace(card, slots=8)}
+
+
+def interval(session: str, seq: int, samples: int, at_s: float, user: str = "alice") -> Interval:
+    return Interval(session, seq, user, "miku", "m", "w1", "sf", Role.LEAD, 24_000, samples, at_s)
+
+
+async def test_the_ledger_only_grows(store: Store) -> None:
+    await store.meter([interval("s1", 0, 12_000, 100.0), interval("s1", 1, 500, 101.0)])
+    await store.meter([interval("s1", 0, 24_000, 100.5)])
+    await store.meter([interval("s1", 0, 12_000, 100.0)])  # a late repeat changes nothing
+    await store.meter([])
+    assert await store.ledger() == [
+        interval("s1", 0, 24_000, 100.5),
+        interval("s1", 1, 500, 101.0),
+    ]
+
+
+async def test_the_ledger_is_read_by_user_and_time(store: Store) -> None:
+    await store.meter(
+        [
+            interval("s1", 0, 1, 100.0),
+            interval("s2", 0, 2, 200.0, "bob"),
+            interval("s1", 1, 3, 300.0),
+        ]
+    )
+    assert [i.samples for i in await store.ledger(user="alice")] == [1, 3]
+    assert [i.samples for i in await store.ledger(from_s=200.0, to_s=300.0)] == [2]
+    assert await store.ledger(user="nobody") == []
 
 
 async def test_an_edge_that_restarts_ends_what_it_left(store: Store) -> None:

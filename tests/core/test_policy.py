@@ -1,5 +1,7 @@
 """Placing and keeping workers up, as pure functions."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,7 +70,7 @@ def test_a_model_that_keeps_crashing_is_started_ever_more_rarely() -> None:
         running = bool(plan.start)
         if running:
             starts.append(tick * 0.25)
-    gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(starts)]
     assert gaps[0] <= 1
     assert max(gaps) <= rules.max_backoff_s + 1
     assert len(starts) < 60

@@ -74,10 +74,9 @@ json_values = st.recursive(
 @given(
     st.fixed_dictionaries(
         {"type": st.sampled_from(["start", "params", "stop", "ping"])},
-        optional={
-            name: json_values
-            for name in ("voice", "user", "sample_rate", "params", "token", "takeover", "id")
-        },
+        optional=dict.fromkeys(
+            ("voice", "user", "sample_rate", "params", "token", "takeover", "id"), json_values
+        ),
     )
 )
 def test_any_json_is_read_or_refused_with_a_code(message: dict[str, Any]) -> None:

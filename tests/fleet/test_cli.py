@@ -28,7 +28,9 @@ def understudy(*arguments: object, data: Path, **env: str) -> subprocess.Complet
     )
 
 
-@pytest.mark.parametrize(("ending", "rate_hz"), [("wav", 24_000), ("flac", 44_100), ("ogg", 48_000)])
+@pytest.mark.parametrize(
+    ("ending", "rate_hz"), [("wav", 24_000), ("flac", 44_100), ("ogg", 48_000)]
+)
 def test_convert(tmp_path: Path, ending: str, rate_hz: int) -> None:
     stereo = np.stack([babble(rate_hz, 0.5)] * 2, axis=1)
     source, target = tmp_path / f"in.{ending}", tmp_path / "out.wav"

@@ -187,7 +187,7 @@ async def test_ctrl_c_ends_sessions_and_every_child(start: Start) -> None:
             pass
         assert stream.ended is not None
         assert stream.ended.reason == "shutdown"
-    gone, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
 
 

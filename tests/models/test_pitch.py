@@ -138,7 +138,7 @@ def test_slots_do_not_hear_each_other_and_keep_their_own_time() -> None:
 
 
 def test_reopened_slot_starts_clean() -> None:
-    model = loaded(slots=2, sample_rate=16000)
+    model = loaded(slots=2, sample_rate=16000, frame=160)
     blocks = voice()[:16000].reshape(-1, 1, 160).repeat(2, axis=1)
     both = np.ones(2, np.bool_)
     first = np.concatenate([model.step(one, both)[1] for one in blocks])
@@ -234,7 +234,7 @@ def test_bad_parameters_are_refused_with_a_way_out(params: dict[str, float], say
 
 
 def test_refused_parameters_change_nothing() -> None:
-    model = loaded(slots=1, sample_rate=16000)
+    model = loaded(slots=1, sample_rate=16000, frame=160)
     model.open(0, {"pitch": 3})
     with pytest.raises(ValueError, match="formant"):
         model.set_params(0, {"pitch": 5, "formant": 99})
@@ -255,7 +255,7 @@ def test_misuse_is_refused() -> None:
         PitchModel(frame=0)
     with pytest.raises(RuntimeError, match="load"):
         PitchModel().open(0, {})
-    model = loaded(slots=2, sample_rate=16000)
+    model = loaded(slots=2, sample_rate=16000, frame=160)
     with pytest.raises(ValueError, match="cpu"):
         model.load("cuda")
     with pytest.raises(ValueError, match="0 to 1"):

@@ -16,40 +16,26 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from understudy.bench.edge_servers import LINUX, Servers, busy_s, nginx_version, own_s
+from understudy.bench.edge_processes import LINUX, busy_s, own_s
+from understudy.bench.edge_search import (
+    FULL,
+    MAX_P99_MS,
+    QUICK,
+    SLOTS,
+    WORKERS,
+    Effort,
+    most_streams,
+)
+from understudy.bench.edge_servers import Servers, nginx_version
 from understudy.bench.edge_streams import FRAME_BYTES, PERIOD_S, Generator, Measured
+from understudy.bench.machine import cores
 
-MAX_P99_MS: Final = 5.0
 MIN_SHARE_OF_NGINX: Final = 0.5
 MAX_ADDED_P99_MS: Final = 2.0
-WORKERS: Final = 4
-SLOTS: Final = 256
-FULL_CORE: Final = 0.85  # from here on a core is called full
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How long and how often things are measured."""
-
-    warm_s: float
-    window_s: float
-    windows: int  # a step passes if one of them does: others' work only ever adds delay
-    rounds: int  # of the whole search; the best counts
-    growth: float
-    resolution: float  # the search ends once it is known to this
-    start: int
-    one_stream_s: float
-    one_stream_rounds: int
-    load: int  # streams at which CPU is compared
-    load_windows: int
-
-
-FULL: Final = Effort(0.4, 2.0, 3, 2, 1.5, 0.06, 96, 4.0, 5, 120, 3)
-QUICK: Final = Effort(0.2, 0.8, 2, 1, 2.0, 0.25, 64, 1.5, 2, 60, 1)
 
 Say = Callable[[str], None]
 
@@ -61,7 +47,7 @@ def run(
     the frames hold makes no difference to a relay."""
     effort = QUICK if quick else FULL
     say = progress or (lambda words: None)
-    began, busy, own = time.perf_counter(), busy_s(), own_s()
+    began, busy, own = time.perf_counter(), busy_s(cores()), own_s()
     with Servers() as servers:
         say("starting an echo server, nginx and an edge with its workers")
         echo = servers.echo()
@@ -72,7 +58,7 @@ def run(
             say("nginx is not installed: no comparison")
         one_stream = _one_stream(generators, effort, say)
         same_load = _same_load(generators, effort, say)
-        most = _most_streams(generators, effort, say)
+        most = most_streams(generators, effort, began, say)
     setup = {
         "what": " ".join((__doc__ or "").split()),
         "note": _note(servers.cores.apart),
@@ -162,90 +148,9 @@ def _same_load(
     }
 
 
-def _most_streams(
-    generators: Mapping[str, Generator], effort: Effort, say: Say
-) -> dict[str, dict[str, Any]]:
-    """The most streams at p99 <= MAX_P99_MS: the best of the rounds, in which all take turns."""
-    found: dict[str, list[Measured | None]] = {name: [] for name in generators}
-    steps: dict[str, list[Measured]] = {name: [] for name in generators}
-    for _ in range(effort.rounds):
-        for name, generator in generators.items():
-            before = max((one.streams for one in found[name] if one), default=0)
-            start = round(before * 0.8) or effort.start
-            found[name].append(_search(generator, start, effort, steps[name], say))
-    most: dict[str, dict[str, Any]] = {}
-    for name, results in found.items():
-        best = max((one for one in results if one), key=lambda one: one.streams, default=None)
-        most[name] = {
-            "streams": best.streams if best else 0,
-            "rounds": [one.streams if one else 0 for one in results],
-            "at_best": asdict(best) if best else None,
-            "limit": _limit(best),
-            "steps": [(one.streams, one.p99_ms) for one in steps[name]],
-        }
-    return most
-
-
-def _search(
-    generator: Generator, start: int, effort: Effort, steps: list[Measured], say: Say
-) -> Measured | None:
-    """Grows until a step fails, then closes in from both sides."""
-    best: Measured | None = None
-    streams, failed = start, WORKERS * SLOTS + 1
-    while True:
-        measured = _step(generator, streams, effort)
-        steps.append(measured)
-        passed = measured.p99_ms is not None and measured.p99_ms <= MAX_P99_MS
-        shown = "overrun" if measured.p99_ms is None else f"p99 {measured.p99_ms:.1f} ms"
-        say(f"{generator.target.name}: {streams} streams, {shown}")
-        if passed:
-            best = measured
-        else:
-            failed = streams
-        least = best.streams if best else 0
-        if failed - least <= max(1, effort.resolution * failed) or failed <= 4:
-            break
-        if failed > WORKERS * SLOTS:
-            streams = min(round(streams * effort.growth), WORKERS * SLOTS)
-        else:
-            streams = (least + failed) // 2
-    generator.resize(0)
-    return best
-
-
-def _step(generator: Generator, streams: int, effort: Effort) -> Measured:
-    """The best of a few windows."""
-    best: Measured | None = None
-    for _ in range(effort.windows):
-        generator.resize(streams)
-        measured = generator.measure(effort.warm_s, effort.window_s)
-        if measured.p99_ms is None:
-            best = best or measured
-            continue
-        if best is None or best.p99_ms is None or measured.p99_ms < best.p99_ms:
-            best = measured
-        if measured.p99_ms <= MAX_P99_MS or measured.p99_ms > 10 * MAX_P99_MS:
-            break
-    assert best is not None
-    return best
-
-
-def _limit(best: Measured | None) -> str:
-    """What was full at the last step that passed, so what a higher figure would need."""
-    if best is None or not LINUX:
-        return "unknown"
-    if best.streams == WORKERS * SLOTS:
-        return "the slots of this benchmark: the figure is a lower bound"
-    if best.cpu.get("proxy", 0.0) >= FULL_CORE:
-        return "the proxy's core"
-    if best.cpu["workers"] + best.cpu["generator"] >= FULL_CORE:
-        return "the core of generator and echoes: the figure is a lower bound"
-    return "no core was full: latency, or other programs on this machine"
-
-
 def _others(began: float, busy: float | None, own: float) -> float | None:
     """How many cores other programs used since, of those that we may use."""
-    now = busy_s()
+    now = busy_s(cores())
     if busy is None or now is None:
         return None
     return round(max(0.0, now - busy - (own_s() - own)) / (time.perf_counter() - began), 2)

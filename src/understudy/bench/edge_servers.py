@@ -19,12 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from understudy.bench.edge_processes import LINUX, busy_s, children, cpu_s
 from understudy.bench.edge_streams import Target
 from understudy.bench.machine import cores
 
 STARTUP_S: Final = 60.0
 STOP_S: Final = 5.0
-LINUX: Final = sys.platform == "linux"
 OPEN_FILES: Final = 8192
 
 CONFIG: Final = """\
@@ -75,14 +75,16 @@ class Cores:
     generator: int
     workers: int
     apart: bool
+    all: tuple[int, ...]
 
     @classmethod
     def plan(cls) -> Cores:
         """Echo workers get a core of their own where there are three, else the generator's."""
         have = cores()
         if not LINUX or len(have) < 2:
-            return cls(have[0], have[0], have[0], apart=False)
-        return cls(have[0], have[1], have[2] if len(have) > 2 else have[1], apart=True)
+            return cls(have[0], have[0], have[0], apart=False, all=tuple(have))
+        workers = have[2] if len(have) > 2 else have[1]
+        return cls(have[0], have[1], workers, apart=True, all=tuple(have))
 
     def pin(self, core: int) -> None:
         """This process, and what it starts from now on."""
@@ -118,7 +120,7 @@ class Servers:
             "direct",
             f"ws://127.0.0.1:{port}/",
             start=False,
-            cpu_s=lambda: {"workers": cpu_s(process.pid)},
+            cpu_s=lambda: {"workers": cpu_s(process.pid), **self._machine()},
         )
 
     def nginx(self, upstream: Target) -> Target | None:
@@ -174,8 +176,13 @@ class Servers:
             cpu_s=lambda: {
                 "proxy": cpu_s(process.pid),
                 "workers": sum(map(cpu_s, echoes)),
+                **self._machine(),
             },
         )
+
+    def _machine(self) -> dict[str, float]:
+        busy = busy_s(self.cores.all)
+        return {} if busy is None else {"machine": busy}
 
     def _start(self, name: str, core: int, command: Sequence[str]) -> subprocess.Popen[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("UNDERSTUDY_")}
@@ -251,15 +258,6 @@ def status(url: str) -> Mapping[str, Any]:
     return result
 
 
-def children(pid: int) -> list[int]:
-    """The processes that `pid` started (Linux; elsewhere none are known)."""
-    return [
-        int(child)
-        for listed in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in listed.read_text().split()
-    ]
-
-
 def find_nginx() -> str | None:
     """Distributions put it where only root's PATH looks."""
     return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -271,35 +269,6 @@ def nginx_version() -> str | None:
         return None
     said = subprocess.run([program, "-v"], capture_output=True, text=True, check=False).stderr
     return said.strip().rpartition("/")[2] or None
-
-
-def busy_s() -> float | None:
-    """CPU time that all programs used on our cores since the machine started; Linux only."""
-    if not LINUX:
-        return None
-    mine = {f"cpu{core}" for core in os.sched_getaffinity(0)}
-    total = 0
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *fields = line.split()
-        if name in mine:
-            user, nice, system, _, _, irq, softirq, *_ = map(int, fields)
-            total += user + nice + system + irq + softirq
-    return total / os.sysconf("SC_CLK_TCK")
-
-
-def own_s() -> float:
-    """CPU time of this process and of all its descendants that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
-def cpu_s(pid: int) -> float:
-    """CPU time that a process has used; 0 where there is no /proc."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:

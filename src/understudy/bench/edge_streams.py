@@ -32,8 +32,11 @@ class Overrun(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One step: `streams` at 50 frames a second each way. Round trips in ms, CPU as shares of
-    one core by role; `p99_ms` is None where the step ended early by an overrun."""
+    """One window of `streams` at 50 frames a second each way.
+
+    Round trips in ms; CPU as shares of one core by role, of which "others" are programs that are
+    none of ours. Where the other side did not keep up there is only `overrun`, the reason.
+    """
 
     streams: int
     p50_ms: float | None
@@ -41,12 +44,13 @@ class Measured:
     p99_ms: float | None
     late_p99_ms: float | None  # how late the generator itself was to send
     cpu: Mapping[str, float]
+    overrun: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """Something that echoes. `start`: whether it is an edge, which wants `start` and says `live`;
-    `cpu_s()` is the CPU time used so far by each role."""
+    `cpu_s()` is the CPU time used so far by each role, and by the whole "machine"."""
 
     name: str
     url: str
@@ -156,10 +160,10 @@ class Generator:
             cpu, began = self._cpu_s(), time.perf_counter()
             self._drive(seconds, trips_s, late_s)
             passed, after = time.perf_counter() - began, self._cpu_s()
-        except (Overrun, OSError):
+        except (Overrun, OSError) as error:
             count = len(self._streams)
             self.resize(0)  # frames are under way in all of them
-            return Measured(count, None, None, None, None, {})
+            return Measured(count, None, None, None, None, {}, overrun=str(error))
         finally:
             gc.enable()
         trips_s.sort()
@@ -170,7 +174,7 @@ class Generator:
             p95_ms=_percentile_ms(trips_s, 0.95),
             p99_ms=_percentile_ms(trips_s, 0.99),
             late_p99_ms=_percentile_ms(late_s, 0.99),
-            cpu={role: round((after[role] - cpu[role]) / passed, 3) for role in after},
+            cpu=_shares({role: (after[role] - cpu[role]) / passed for role in after}),
         )
 
     def _cpu_s(self) -> Mapping[str, float]:
@@ -257,6 +261,13 @@ def read_until(sock: socket.socket, mark: bytes) -> bytes:
             raise ConnectionError(f"closed after {data[-200:]!r}")
         data += more
     return data
+
+
+def _shares(used: dict[str, float]) -> dict[str, float]:
+    """Puts what is left of the machine's busy time down to others."""
+    if (machine := used.pop("machine", None)) is not None:
+        used["others"] = max(0.0, machine - sum(used.values()))
+    return {role: round(share, 3) for role, share in used.items()}
 
 
 def _percentile_ms(ordered_s: Sequence[float], share: float) -> float:

@@ -46,7 +46,7 @@ TONES_HZ: Final = (90.0, 123.4, 180.0, 246.9, 330.0, 440.0)
 
 def shifted(signals: Sequence[Signal], rate: int, params: Mapping[str, float]) -> list[Signal]:
     """Each signal through a slot of one model, in 10 ms blocks, its latency cut off."""
-    model = PitchModel(slots=len(signals), sample_rate=rate)
+    model = PitchModel(slots=len(signals), sample_rate=rate, frame=rate // 100)
     model.load("cpu")
     for slot in range(len(signals)):
         model.open(slot, params)
@@ -150,7 +150,7 @@ def latency(rate: int, voiced: Signal) -> dict[str, Any]:
 
 def cpu_percent(rate: int, slots: int, voices: Sequence[Signal]) -> float:
     """CPU time of this process, percent of one core a stream, the five voices mixed; best of 3."""
-    model = PitchModel(slots=slots, sample_rate=rate)
+    model = PitchModel(slots=slots, sample_rate=rate, frame=rate // 100)
     model.load("cpu")
     for slot in range(slots):
         model.open(slot, list(VOICES.values())[slot % len(VOICES)])
@@ -170,7 +170,7 @@ def cpu_percent(rate: int, slots: int, voices: Sequence[Signal]) -> float:
 
 def moved_snr_db(signals: Sequence[Signal], rate: int, params: Mapping[str, float]) -> list[float]:
     """For each second cut: a slot primed with the last context_s against the one that stayed."""
-    model = PitchModel(sample_rate=rate)
+    model = PitchModel(sample_rate=rate, frame=rate // 100)
     context, step = round(model.context_s * rate), model.alignment_samples
     context -= context % step
     found = []
@@ -209,7 +209,7 @@ def click_ratio(rate: int) -> dict[str, float]:
     for change in changes:
         seen |= change
         bends.append(sharpest_bend(stream(hum[:rate], rate, rate // 100, seen)))
-    model = PitchModel(slots=1, sample_rate=rate)
+    model = PitchModel(slots=1, sample_rate=rate, frame=rate // 100)
     model.load("cpu")
     model.open(0, {})
     out = []
@@ -242,7 +242,7 @@ def memory_growth_bytes(blocks: int) -> int:
 
 def _read(audio: Path | None, quick: bool) -> tuple[list[Signal], str]:
     """Speech at 16 kHz, one utterance a speaker, and where it comes from."""
-    folders = sorted(p for p in (audio or Path("/nowhere")).glob("*") if any(p.glob("*.flac")))
+    folders = sorted(p for p in audio.glob("*") if any(p.glob("*.flac"))) if audio else []
     signals = []
     for folder in folders[: 3 if quick else 10]:
         parts = [soundfile.read(p, dtype="float32") for p in sorted(folder.glob("*.flac"))[:3]]

@@ -43,10 +43,12 @@ class History:
         while len(self._chunks) > 1 and self._chunks[1][0] <= horizon:
             self._chunks.popleft()
 
-    def since_start(self) -> tuple[int, bytes]:
-        """(position of the first sample kept, the samples)."""
+    def kept(self, alignment: int = 1) -> tuple[int, bytes]:
+        """(position, samples) of what is kept, from the first multiple of `alignment` on."""
         start = self._chunks[0][0] if self._chunks else self.end
-        return start, b"".join(pcm for _, pcm in self._chunks)
+        skip = -start % alignment
+        pcm = b"".join(pcm for _, pcm in self._chunks)[skip * BYTES_PER_SAMPLE :]
+        return min(start + skip, self.end), pcm
 
 
 class SampleLock:
@@ -68,7 +70,9 @@ class SampleLock:
             self._up = resampling(self.model_hz, rate_hz)
             latency_s += self._down.shortfall_s + self._up.shortfall_s
         self.latency = math.ceil(latency_s * rate_hz - 1e-9)
-        self._context = math.ceil(card.context_s * self.model_hz)
+        self._alignment = card.alignment
+        # An alignment more: the first multiple of it may lie that far into what is kept.
+        self._context = math.ceil(card.context_s * self.model_hz) + card.alignment
         self.history = History()
         self.received = 0  # client samples in
         self.sent = 0  # client samples out
@@ -76,7 +80,9 @@ class SampleLock:
         self._half = b""  # half a sample waiting for its other byte
         self._next = 0  # position of the next output sample, at the model's rate
         self._out = bytearray()  # output that may not leave yet
-        self._due: deque[tuple[int, float]] = deque()  # (input end, when it came), unanswered
+        # Unanswered input: (its end, when it came, when it was due at the pace of speech).
+        self._due: deque[tuple[int, float, float]] = deque()
+        self._began: float | None = None  # when the first sample came
         self._finishing = False
         self._queue_s: deque[float] = deque(maxlen=TIMINGS)
         self._step_s: deque[float] = deque(maxlen=TIMINGS)
@@ -102,10 +108,18 @@ class SampleLock:
             pcm = self._down.push(pcm)
         position = self.history.end
         if pcm:
+            if self._began is None:
+                self._began = now
+            # A client may run ahead; that is no lateness of the engine's.
+            due = max(now, self._began + position / self.model_hz)
             # What is unanswered, and the context before it: enough for any worker to go on.
             self.history.append(pcm, self._next - self._context)
-            self._due.append((self.history.end, now))
+            self._due.append((self.history.end, now, due))
         return position, pcm
+
+    def context(self) -> tuple[int, bytes]:
+        """(position, PCM) that a fresh worker needs to go on where the last one stopped."""
+        return self.history.kept(self._alignment)
 
     def answer(self, position: int, pcm: bytes | memoryview, step_s: float, now: float) -> None:
         """Takes output of a worker; what was sent already, or given up, is ignored."""
@@ -130,10 +144,10 @@ class SampleLock:
 
         Returns the input position that the worker should go on from, or None: nothing is overdue.
         """
-        if not self._due or now - self._due[0][1] <= OVERDUE_S:
+        if not self._due or now - self._due[0][2] <= OVERDUE_S:
             return None
         end = self._due[0][0]
-        while self._due and now - self._due[0][1] > CAUGHT_UP_S:
+        while self._due and now - self._due[0][2] > CAUGHT_UP_S:
             end = self._due.popleft()[0]
         self._silence(max(self._next, end - self._lookahead))
         return end
@@ -170,9 +184,9 @@ class SampleLock:
         return self._finishing and self.sent >= self.received
 
     @property
-    def heard_s(self) -> float:
-        """Seconds sent that a voice performed: what accounting counts."""
-        return max(0.0, self.sent / self.rate_hz - self.silent_s)
+    def heard(self) -> int:
+        """Samples sent that a voice performed: what accounting counts."""
+        return max(0, self.sent - round(self.silent_s * self.rate_hz))
 
     def timings(self) -> tuple[Spread | None, Spread | None]:
         """(queue, engine) over the last answers, ms."""

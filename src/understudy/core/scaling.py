@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from understudy.core.scaling_levels import thresholds
+from understudy.core.scaling_levels import Costs, thresholds
 from understudy.core.scaling_rates import Life, Rate
 from understudy.core.scaling_view import (
     Drain,
@@ -48,12 +48,14 @@ def decide(view: View, rules: Rules, now: float, memory: Memory) -> tuple[Plan, 
     """One look at the whole fleet. Pools are independent of each other but for the limits."""
     pools, life = dict(memory.pools), memory.life
     tended: list[_Tended] = []
+    live = sum(pool.arrived - pool.ended for pool in view.pools)
+    urgency = rules.urgency(life.fleet(live))
     for pool in view.pools:
         seen = pools.get(pool.key)
         if seen is not None and seen.pool is pool and now < seen.look_again_s and not seen.short:
             continue
         rate, life = _learn(seen, pool, now, life)
-        wish = _tend(pool, rules, rate, life.mean_s)
+        wish = _tend(pool, rules.costs(pool, urgency), rate, life.mean_s)
         tended.append(wish)
         pools[pool.key] = Seen(pool, now, now + rules.look_s, rate)
     starts = [start for wish in tended for start in wish.starts]
@@ -94,7 +96,7 @@ class _Tended:
     needed: int = 0  # so many of the starts are for users who wait; the others are foresight
 
 
-def _tend(pool: Pool, rules: Rules, rate: Rate, mean_s: float) -> _Tended:
+def _tend(pool: Pool, costs: Costs, rate: Rate, mean_s: float) -> _Tended:
     moves: list[Move] = []
     stops: list[Stop] = []
     usable = [worker for worker in pool.workers if _is_usable(worker, pool)]
@@ -113,7 +115,6 @@ def _tend(pool: Pool, rules: Rules, rate: Rate, mean_s: float) -> _Tended:
         if pool.drain is Drain.MOVE:
             live += sum(len(w.sessions) for w in pool.workers if not _is_usable(w, pool))
     arrivals_per_s = rate.per_s(live, mean_s)
-    costs = rules.costs(pool)
     started = 0
     room = capacity
     while live - room >= thresholds(room, arrivals_per_s, mean_s, costs).start_at:

@@ -17,7 +17,9 @@ the two systems are joined at the thresholds by two linear equations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+ALPHA = 0.0
 from functools import lru_cache
 from math import ceil, exp, log, sqrt
 from typing import Final
@@ -49,6 +51,10 @@ def thresholds(base: int, arrivals_per_s: float, mean_s: float, costs: Costs) ->
     """The level above `base` sessions, with rates as they are believed to be now."""
     rate = round(log(max(arrivals_per_s, 1e-6)) / GRAIN)
     mean = round(log(max(mean_s, 1.0)) / GRAIN)
+    if ALPHA:
+        costs = replace(
+            costs, patience=costs.patience * (costs.slots / (base + costs.slots)) ** ALPHA
+        )
     if base > 10 * costs.slots:  # far up, neighbours hardly differ
         step = 1 << (base // (10 * costs.slots)).bit_length()
         base = round(base / costs.slots / step) * step * costs.slots
@@ -59,10 +65,9 @@ def thresholds(base: int, arrivals_per_s: float, mean_s: float, costs: Costs) ->
 def _solve(base: int, arrivals_per_s: float, mean_s: float, costs: Costs) -> Thresholds:
     level = _Level(base, arrivals_per_s, mean_s, costs)
     best = level.best_stop(1)
-    for start_at in range(0, level.low + 2, -1):
+    for start_at in range(0, level.low - 1, -1):
         tried = level.best_stop(start_at)
-        at = start_at - 1  # a state in which both policies are off
-        if level.cost_off(tried, at) >= level.cost_off(best, at):
+        if tried.start_cost >= level.cost_off(best, start_at):  # to wait once more is cheaper
             break
         best = tried
     return Thresholds(best.start_at, best.stop_at)

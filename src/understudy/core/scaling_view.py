@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import exp, log
 
-from understudy.core.scaling_levels import Costs
+from understudy.core.scaling_levels import GRAIN, Costs
 from understudy.core.scaling_rates import Life, Rate
 
 Key = tuple[str, str]  # (model, region)
@@ -115,22 +116,36 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the operator chooses. `patience` is the dial: how many GPU-seconds he would pay to
-    spare a user one second of the understudy."""
+    """What the operator chooses.
 
-    patience: float = 30.0
+    `patience` is the dial: how many GPU-seconds he would pay to spare a user one second of the
+    understudy. What he is after is a small share of all minutes, and by the square-root law of
+    staffing the same share costs a small fleet far more than a large one. So the price holds from
+    `full_fleet` sessions on; in a smaller fleet, where a second is a larger share, it is larger in
+    proportion, up to `most_urgent` times.
+    """
+
+    patience: float = 8.0
+    full_fleet: float = 200.0
+    most_urgent: float = 20.0
     max_nodes: int | None = None
     budget_per_h: float | None = None  # in the currency of the prices
     move_cost_s: float = 0.5  # GPU-seconds: what priming a slot takes, and the bother of it
     horizon_s: float = 600.0  # how long rates are believed to stay as they are
     look_s: float = 10.0  # how often a quiet pool is looked at, since rates fade
 
-    def costs(self, pool: Pool) -> Costs:
-        # Best fit leaves about half a worker's sessions on the emptiest one.
+    def urgency(self, fleet: float) -> float:
+        """What a second is worth in a fleet of that many sessions, in units of `patience`;
+        rounded, so that few problems need to be solved."""
+        factor = min(self.most_urgent, max(1.0, self.full_fleet / max(fleet, 1.0)))
+        return exp(round(log(factor) / GRAIN) * GRAIN)
+
+    def costs(self, pool: Pool, urgency: float) -> Costs:
         return Costs(
             slots=pool.slots,
             boot_s=pool.boot_s,
-            patience=self.patience,
+            patience=self.patience * urgency,
+            # By best fit, the emptiest worker is half empty.
             stop_cost=self.move_cost_s * pool.slots / 2,
             horizon_s=self.horizon_s,
         )

@@ -331,6 +331,7 @@ class Card:
     context_s: float
     slots: int
     controls: Mapping[str, Control] = field(default_factory=dict)
+    alignment: int = 1  # a primed state is exact if it starts at a multiple of this, in samples
 
     def dump(self) -> dict[str, Any]:
         return asdict(self)
@@ -346,6 +347,7 @@ class Card:
                 context_s=float(raw["context_s"]),
                 slots=int(raw["slots"]),
                 controls={name: Control(**value) for name, value in raw["controls"].items()},
+                alignment=int(raw["alignment"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LinkError(f"a model's card is incomplete: {error!r}") from None
@@ -353,6 +355,7 @@ class Card:
             not (card.sample_rate == 0 or MIN_RATE_HZ <= card.sample_rate <= MAX_RATE_HZ)
             or card.frame < 1
             or card.latency < 0
+            or card.alignment < 1
             or not 1 <= card.slots <= 0xFFFF
         ):
             raise LinkError(f"a model's card makes no sense: {card}")

@@ -14,6 +14,7 @@ from understudy.core import wire
 from understudy.core.audio import Resampling, SampleLock
 from understudy.core.errors import AlreadyLive, ModelFailed, Overloaded
 from understudy.core.fleet import WorkerState
+from understudy.core.ledger import Interval
 from understudy.core.session import Event, State
 from understudy.edge.admission import Admission
 from understudy.edge.client import ClientConnection
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 TELL_TICKS: Final = 10
+LEDGER_S: Final = 0.5  # what a crash of this process may lose
 MAX_CONNECTIONS: Final = 2000
 DEFAULT_RATE_HZ: Final = 24_000  # recommended for a model that takes any rate
 
@@ -62,6 +64,7 @@ class Edge:
         self._by_resume: dict[str, Session] = {}
         self._failures: dict[str, str] = {}  # model -> why it last failed to load
         self._carded: dict[str, asyncio.Event] = {}
+        self._unwritten: dict[tuple[str, int], Interval] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.admission = Admission(store, self.links, region, clock)
 
@@ -215,7 +218,35 @@ class Edge:
         await self.store.release(session.id)  # the slot it may have lost
         self.admission.seek(session)
 
+    def meter(self, session: Session) -> None:
+        """Takes what a session has heard since the last time, to be written soon."""
+        if interval := session.metered(self._clock.wall()):
+            self._unwritten[interval.session, interval.seq] = interval
+
+    async def write_ledger(self) -> None:
+        """Writes what has been metered. While the store is away it is kept, and written late."""
+        for session in list(self.sessions.values()):
+            self.meter(session)
+        batch, self._unwritten = self._unwritten, {}
+        if not batch:
+            return
+        try:
+            await self.store.meter(list(batch.values()))
+        except Exception:
+            self._unwritten = batch | self._unwritten  # newer counts win
+            raise
+
+    async def run_ledger(self) -> None:
+        """Writes the ledger, for as long as the edge serves."""
+        while True:
+            await self._clock.sleep(LEDGER_S)
+            try:
+                await self.write_ledger()
+            except Exception:
+                log.exception("the ledger is %d intervals behind the store", len(self._unwritten))
+
     def ended(self, session: Session) -> None:
+        self.meter(session)
         self.sessions.pop(session.id, None)
         self._by_resume.pop(session.resume, None)
         log.info(
@@ -232,9 +263,7 @@ class Edge:
 
     async def _end(self, session: Session) -> None:
         try:
-            await self.store.end(
-                session.id, session.reason, self._clock.wall(), session.heard_s, 0.0
-            )
+            await self.store.end(session.id, session.reason, self._clock.wall())
         finally:
             session.over.set_result(None)
         self.admission.pump(session.voice.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import zlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from understudy.config import Voice
 from understudy.core import wire
 from understudy.core.audio import SampleLock
 from understudy.core.errors import Internal, ModelFailed, UnderstudyError
+from understudy.core.ledger import Interval, Meter, Role
 from understudy.core.session import DEADLINES, Effect, Event, State, advance
 from understudy.edge.links import WorkerLink
 from understudy.seams import Clock
@@ -43,6 +45,8 @@ class Placing(Protocol):
     """What a session needs of the edge."""
 
     def seek(self, session: Session) -> None: ...
+
+    def meter(self, session: Session) -> None: ...
 
     def ended(self, session: Session) -> None: ...
 
@@ -78,8 +82,12 @@ class Session:
         self._link: WorkerLink | None = None
         self._slot = -1
         self._heard_before_s = 0.0  # on connections that were lost
+        self._meter = Meter(self.lock.rate_hz)
+        self._performer = ("", "")  # (worker, region) that the meter runs for
         self._silent_before_s = 0.0
-        self._usage_s = self.since_s
+        # Each session at its own time within the second: those that came together (everybody,
+        # after a restart) would have their usage told in one burst that delays all audio.
+        self._usage_s = self.since_s - zlib.crc32(session_id.encode()) % 1000 / 1000 * USAGE_S
         self._said: wire.ServerEvent | None = None  # the last word on waiting
         self._error: UnderstudyError | None = None
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -182,7 +190,28 @@ class Session:
 
     @property
     def heard_s(self) -> float:
-        return self._heard_before_s + self.lock.heard_s
+        return self._heard_before_s + self.lock.heard / self.lock.rate_hz
+
+    def metered(self, wall_s: float) -> Interval | None:
+        """The ledger's interval that grew since the last call, if one did."""
+        taken = self._meter.take(self.lock.heard)
+        if taken is None:
+            return None
+        seq, samples = taken
+        worker, region = self._performer
+        return Interval(
+            session=self.id,
+            seq=seq,
+            user=self.user,
+            voice=self.voice.name,
+            model=self.voice.model,
+            worker=worker,
+            region=region,
+            role=Role.LEAD,
+            rate_hz=self._meter.rate_hz,
+            samples=samples,
+            at_s=wall_s,
+        )
 
     @property
     def worker(self) -> str | None:
@@ -215,10 +244,14 @@ class Session:
 
     def _open(self) -> None:
         assert self._link is not None
-        position, context = self.lock.history.since_start()
+        position, context = self.lock.context()
         self._link.open(self._slot, self, position, self.params, context)
 
     def _go_live(self) -> None:
+        assert self._link is not None
+        self._placing.meter(self)
+        self._meter.performer(self.lock.heard)
+        self._performer = (self._link.worker.id, self._link.worker.region)
         self.tell(
             wire.Live(
                 self.id,
@@ -242,9 +275,12 @@ class Session:
         self._send()
 
     def _rejoin(self) -> None:
-        self._heard_before_s += self.lock.heard_s
+        self._placing.meter(self)
+        self._meter.performer(self.lock.heard)
+        self._heard_before_s = self.heard_s
         self._silent_before_s += self.lock.silent_s
         self.lock = self._new_lock()
+        self._meter = Meter(self.lock.rate_hz, self._meter.next_seq)
 
     def _release(self) -> None:
         if self._link is not None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.core.wire import Control
+
 
 class MirrorModel:
     """Output equals input, sample for sample, with no latency of its own."""
@@ -18,6 +20,8 @@ class MirrorModel:
         self.burst = 48_000
         self.latency_samples = 0
         self.context_s = 0.0
+        self.alignment_samples = 1
+        self.controls: Mapping[str, Control] = {}
 
     def load(self, device: str) -> None:
         pass

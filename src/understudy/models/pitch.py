@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.core.wire import Control
 from understudy.models.pitch_grains import Grain, Grains
 from understudy.models.pitch_tracker import Pitch, Rows, Tracker
 
@@ -26,6 +27,7 @@ PARAMS: Final[Mapping[str, tuple[float, float, float, str]]] = MappingProxyType(
 """Parameter name -> (minimum, maximum, default, unit)."""
 
 _HOP_S: Final = 0.005
+_BURST_S: Final = 0.1  # what one step may take at most
 _LATENCY_HOPS: Final = 8
 _CENTRE_HOPS: Final = 4  # the tracker's window is twice this long, and grains are laid here
 _BREAK: Final = 0.25  # a period that changes by more from hop to hop is another pitch
@@ -72,17 +74,22 @@ class PitchModel:
     never reaches 1. Non-finite input counts as silence, and input beyond +-4 is clipped.
     """
 
-    def __init__(self, *, slots: int = 4, sample_rate: int = 24000, frame: int | None = None):
-        """sample_rate in Hz, 8000 to 48000; frame in samples, 10 ms unless given."""
+    def __init__(self, *, slots: int = 4, sample_rate: int = 24000, frame: int = 1) -> None:
+        """sample_rate in Hz, 8000 to 48000; step takes whole numbers of `frame` samples.
+
+        The hop inside is its own, so any frame gives the same stream; one sample, the default,
+        adds no latency.
+        """
         if not 8000 <= sample_rate <= 48000:
             raise ValueError(f"sample_rate is {sample_rate}: give 8000 to 48000 Hz.")
         if slots < 1:
             raise ValueError(f"slots is {slots}: give at least 1.")
-        frame = round(sample_rate * 0.010) if frame is None else frame
         if frame < 1:
             raise ValueError(f"frame is {frame}: give at least 1 sample.")
         self.sample_rate = sample_rate
         self.frame = frame
+        self.burst = max(1, round(sample_rate * _BURST_S) // frame)
+        self.controls = {name: Control(*spec) for name, spec in PARAMS.items()}
         self.slots = slots
         self._hop = int(sample_rate * _HOP_S)
         self.latency_samples = _LATENCY_HOPS * self._hop
@@ -140,27 +147,29 @@ class PitchModel:
         self._grains.set_formant(slot, voice.formant)
 
     def step(self, frames: NDArray[np.float32], active: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Frames [slots, frame] in, frames out, `latency_samples` later.
+        """Frames [slots, n·frame] in, as many out, `latency_samples` later.
 
         A slot that is not active gives zeros and its state stays as it is. ValueError if a
         shape is wrong or a dtype is not float32.
         """
         if not self._loaded:
             raise RuntimeError("The pitch voice is not loaded: call load('cpu') first.")
-        if frames.shape != (self.slots, self.frame) or active.shape != (self.slots,):
+        samples = frames.shape[-1]
+        whole = samples and samples % self.frame == 0
+        if frames.shape != (self.slots, samples) or active.shape != (self.slots,) or not whole:
             raise ValueError(
-                f"step takes frames {(self.slots, self.frame)} and active {(self.slots,)}, not "
+                f"step takes frames ({self.slots}, n·{self.frame}) and active {(self.slots,)}, not "
                 f"{frames.shape} and {active.shape}."
             )
-        out = np.zeros((self.slots, self.frame), np.float32)
-        done = np.where(active, 0, self.frame)
+        out = np.zeros((self.slots, samples), np.float32)
+        done = np.where(active, 0, samples)
         clean = frames
         if not np.abs(frames).max() <= _INPUT_MAX:  # also when it is no number at all
             clean = np.nan_to_num(frames, nan=0.0, posinf=0.0, neginf=0.0)
             clean = clean.clip(-_INPUT_MAX, _INPUT_MAX)
         hop, filled = self._hop, self._filled
         while True:
-            count = np.minimum(hop - filled, self.frame - done)
+            count = np.minimum(hop - filled, samples - done)
             if not count.any():
                 return out
             for at, to, n in {*zip(done.tolist(), filled.tolist(), count.tolist(), strict=True)}:

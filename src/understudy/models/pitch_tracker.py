@@ -1,7 +1,7 @@
 """Owns the pitch tracker of the pitch engine: period, voicing and pulse phase of short windows.
 
-Stateless but for the previous period, which is handed in, so that what the tracker says is a
-function of the last 40 ms or so of input and a moved session agrees with the one that stayed.
+What it says of a window depends on that window and, while voicing lasts, on the period before:
+after the next unvoiced window a moved session's tracker agrees with that of the one that stayed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 """stub"""
+
 from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any

@@ -49,7 +49,9 @@ def _is_gzip(path: Path) -> bool:
 def _parse(file: Iterable[str], name: str) -> list[Visit]:
     rows = csv.DictReader(file)
     if missing := [c for c in COLUMNS if c not in (rows.fieldnames or ())]:
-        raise ConfigError(f"{name} has no column {', '.join(missing)}; it needs {','.join(COLUMNS)}")
+        raise ConfigError(
+            f"{name} has no column {', '.join(missing)}; it needs {','.join(COLUMNS)}"
+        )
     visits = []
     for row in rows:
         try:
@@ -80,9 +82,7 @@ def write(visits: Iterable[Visit], file: TextIO) -> None:
     out = csv.writer(file, lineterminator="\n")
     out.writerow(COLUMNS)
     for v in visits:
-        out.writerow(
-            (f"{v.start_s:.2f}", v.user, v.voice, v.region, f"{v.end_s - v.start_s:.2f}")
-        )
+        out.writerow((f"{v.start_s:.2f}", v.user, v.voice, v.region, f"{v.end_s - v.start_s:.2f}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,12 @@ def make(made: Made) -> list[Visit]:
     rng = random.Random(made.seed)
     length_s = made.hours * 3600.0
     mobs = [
-        (rng.uniform(0, length_s), rng.choice(made.voices)[0], rng.uniform(2, 5), rng.uniform(120, 600))
+        (
+            rng.uniform(0, length_s),
+            rng.choice(made.voices)[0],
+            rng.uniform(2, 5),
+            rng.uniform(120, 600),
+        )
         for _ in range(_poisson(rng, made.mobs_per_day * made.hours / 24))
     ]
     starts: list[tuple[float, str, str]] = []
@@ -137,7 +142,13 @@ def make(made: Made) -> list[Visit]:
     starts.sort()
     mu = math.log(made.mean_s) - made.sigma**2 / 2
     return [
-        Visit(round(t, 2), f"u{k}", v, r, round(t, 2) + max(5.0, min(4 * 3600.0, round(rng.lognormvariate(mu, made.sigma), 2))))
+        Visit(
+            round(t, 2),
+            f"u{k}",
+            v,
+            r,
+            round(t, 2) + max(5.0, min(4 * 3600.0, round(rng.lognormvariate(mu, made.sigma), 2))),
+        )
         for k, (t, v, r) in enumerate(starts)
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 from understudy.core import policy
 from understudy.core.errors import AlreadyLive, ConfigError
 from understudy.core.fleet import Placement, Request, Worker, WorkerState
+from understudy.core.ledger import Interval, Role
 from understudy.core.wire import Card
 from understudy.seams import SessionRow
 
@@ -23,6 +25,7 @@ T = TypeVar("T")
 
 VERSION: Final = 1
 _SESSION_COLUMNS: Final = ", ".join(field.name for field in fields(SessionRow))
+_LEDGER_COLUMNS: Final = ", ".join(field.name for field in fields(Interval))
 _WORKERS: Final = """
     SELECT id, node, model, region, slots, state,
            (SELECT count(*) FROM sessions WHERE worker = workers.id AND ended_s IS NULL),
@@ -106,13 +109,19 @@ class SqliteStore:
     async def release(self, session: str) -> None:
         await self._run(_release, session)
 
-    async def end(
-        self, session: str, reason: str, at_s: float, lead_s: float, understudy_s: float
-    ) -> None:
-        await self._run(_end, session, reason, at_s, lead_s, understudy_s)
+    async def end(self, session: str, reason: str, at_s: float) -> None:
+        await self._run(_end, session, reason, at_s)
 
     async def sessions(self, *, live: bool = True) -> Sequence[SessionRow]:
         return await self._run(_sessions, live)
+
+    async def meter(self, intervals: Sequence[Interval]) -> None:
+        await self._run(_meter, intervals)
+
+    async def ledger(
+        self, *, user: str | None = None, from_s: float = 0.0, to_s: float = math.inf
+    ) -> Sequence[Interval]:
+        return await self._run(_ledger, user, from_s, to_s)
 
     async def recover(self, edge: str, at_s: float) -> int:
         return await self._run(_recover, edge, at_s)
@@ -188,18 +197,10 @@ def _release(db: sqlite3.Connection, session: str) -> None:
     )
 
 
-def _end(
-    db: sqlite3.Connection,
-    session: str,
-    reason: str,
-    at_s: float,
-    lead_s: float,
-    understudy_s: float,
-) -> None:
+def _end(db: sqlite3.Connection, session: str, reason: str, at_s: float) -> None:
     db.execute(
-        "UPDATE sessions SET ended_s = ?, reason = ?, lead_s = ?, understudy_s = ?"
-        " WHERE id = ? AND ended_s IS NULL",
-        (at_s, reason, lead_s, understudy_s, session),
+        "UPDATE sessions SET ended_s = ?, reason = ? WHERE id = ? AND ended_s IS NULL",
+        (at_s, reason, session),
     )
 
 
@@ -208,6 +209,27 @@ def _sessions(db: sqlite3.Connection, live: bool) -> list[SessionRow]:
     return [
         SessionRow(*row)
         for row in db.execute(f"SELECT {_SESSION_COLUMNS} FROM sessions {only} ORDER BY started_s")
+    ]
+
+
+def _meter(db: sqlite3.Connection, intervals: Sequence[Interval]) -> None:
+    marks = ", ".join("?" * len(fields(Interval)))
+    db.executemany(
+        f"INSERT INTO ledger ({_LEDGER_COLUMNS}) VALUES ({marks})"
+        " ON CONFLICT (session, seq) DO UPDATE SET samples = excluded.samples, at_s = excluded.at_s"
+        " WHERE excluded.samples > samples",
+        [astuple(interval) for interval in intervals],
+    )
+
+
+def _ledger(db: sqlite3.Connection, user: str | None, from_s: float, to_s: float) -> list[Interval]:
+    whose = "" if user is None else "AND user = ?"
+    rows = db.execute(
+        f"SELECT {_LEDGER_COLUMNS} FROM ledger WHERE at_s >= ? AND at_s < ? {whose} ORDER BY at_s",
+        (from_s, to_s) if user is None else (from_s, to_s, user),
+    )
+    return [
+        replace(interval, role=Role(interval.role)) for interval in (Interval(*r) for r in rows)
     ]
 
 

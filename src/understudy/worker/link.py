@@ -127,6 +127,10 @@ class WorkerLink(WSListener):
         took = self._clock.now() - started
         self._busy_s += took
         self._steps += 1
+        for slot, message in self._slots.refused:
+            self._slots.close(slot)
+            self.say(type="refused", slot=slot, message=message)
+        self._slots.refused.clear()
         if outputs:
             parts: list[bytes] = []
             for output in outputs:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from understudy.core.wire import BYTES_PER_SAMPLE, Card, Control
+from understudy.core.wire import BYTES_PER_SAMPLE, Card
 from understudy.seams import Model
 
 FULL_SCALE: Final = 32768.0
@@ -27,18 +29,19 @@ class Output:
 class _Slot:
     position: int  # of the first sample in `waiting`
     waiting: bytearray = field(default_factory=bytearray)
+    changes: deque[tuple[int, Mapping[str, float]]] = field(default_factory=deque)
 
 
 def card_of(model: Model) -> Card:
     """The card of a model, once it is loaded."""
-    controls: Mapping[str, Control] = getattr(model, "controls", {})
     return Card(
         sample_rate=model.sample_rate,
         frame=model.frame,
         latency=model.latency_samples,
         context_s=model.context_s,
         slots=model.slots,
-        controls=controls,
+        controls=model.controls,
+        alignment=model.alignment_samples,
     )
 
 
@@ -49,6 +52,7 @@ class Slots:
         self._model = model
         self._frame_bytes = model.frame * BYTES_PER_SAMPLE
         self._slots: dict[int, _Slot] = {}
+        self.refused: list[tuple[int, str]] = []  # (slot, why), for who steps to take
 
     def open(self, slot: int, position: int, params: Mapping[str, float]) -> None:
         """Starts a slot from silence; its input begins at `position`. Raises ValueError."""
@@ -59,9 +63,20 @@ class Slots:
         self._slots.pop(slot, None)
 
     def set_params(self, slot: int, params: Mapping[str, float]) -> None:
-        """Raises ValueError if the model refuses them."""
-        if slot in self._slots:
-            self._model.set_params(slot, params)
+        """From the next sample fed on; what the model refuses is listed in `refused`."""
+        if state := self._slots.get(slot):
+            end = state.position + len(state.waiting) // BYTES_PER_SAMPLE
+            state.changes.append((end, params))
+            self._change(slot, state)
+
+    def _change(self, number: int, slot: _Slot) -> int:
+        """Applies the params whose time has come; returns the samples up to the next."""
+        while slot.changes and slot.changes[0][0] <= slot.position:
+            try:
+                self._model.set_params(number, slot.changes.popleft()[1])
+            except ValueError as error:
+                self.refused.append((number, str(error)))
+        return slot.changes[0][0] - slot.position if slot.changes else sys.maxsize
 
     def feed(self, slot: int, position: int, pcm: bytes | memoryview) -> None:
         """Appends input. What is not contiguous was shed by the edge: the slot skips ahead."""
@@ -79,6 +94,8 @@ class Slots:
         state = self._slots.get(slot)
         if state is None or until <= state.position:
             return
+        # A few samples more: the model's own grid must stay where the positions say.
+        until += (state.position - until) % self._model.alignment_samples
         del state.waiting[: (until - state.position) * BYTES_PER_SAMPLE]
         state.position = until
 
@@ -96,7 +113,9 @@ class Slots:
         if not due:
             return []
         shortest = min(len(slot.waiting) for slot in due.values()) // self._frame_bytes
-        samples = min(shortest, getattr(self._model, "burst", 1)) * self._model.frame
+        until = min(self._change(number, slot) for number, slot in due.items())
+        frames_now = min(shortest, self._model.burst, max(1, until // self._model.frame))
+        samples = frames_now * self._model.frame
         taken = samples * BYTES_PER_SAMPLE
         # Only the rows that are due: one session on a worker of many slots should be cheap.
         rows = np.array([*due])

@@ -19,6 +19,8 @@ export class Call {
   private voice: Voice | null = null;
   private recording = false;
   private switching = false;
+  /** The voice picked last, while the one before it says its last words. */
+  private wanted: Voice | null = null;
 
   constructor(private readonly listeners: CallListeners) {}
 
@@ -80,13 +82,15 @@ export class Call {
   /** Another voice, while talking: the old one says its last words, the new one follows. */
   async switchTo(voice: Voice): Promise<void> {
     const session = this.session;
+    this.wanted = voice;
     if (session === null || this.switching || voice.name === this.voice?.name) return;
+    if (session.state.name === "stopping") return;
     this.switching = true;
     const monitor = session.monitor;
     await session.stop();
     this.switching = false;
     // Our own old stream may not be let go of yet.
-    this.start(voice, { takeover: true, monitor });
+    this.start(this.wanted, { takeover: true, monitor });
   }
 
   setParams(voice: Voice, params: Params): void {

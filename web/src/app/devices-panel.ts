@@ -31,7 +31,9 @@ export class DevicesPanel {
       });
     }
     // Only some browsers can choose the loudspeaker.
-    byId("speaker-field").hidden = !("setSinkId" in AudioContext.prototype);
+    byId("speaker-field").hidden = !(
+      "AudioContext" in globalThis && "setSinkId" in AudioContext.prototype
+    );
     navigator.mediaDevices?.addEventListener("devicechange", () => void this.refresh());
   }
 

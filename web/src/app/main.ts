@@ -63,6 +63,7 @@ function onState(state: SessionState, voice: Voice): void {
   scope.stop();
   meters.reset();
   showRecording();
+  void loadVoices();
   if (state.error?.code === "already_live") void offerTakeover(voice);
 }
 

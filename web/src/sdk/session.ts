@@ -85,7 +85,7 @@ export class Session extends Emitter<SessionEvent> {
     const graph = await Graph.open(stream, {
       sampleRate,
       frameMs: this.frameMs,
-      marginMs: this.options.marginMs ?? 16,
+      marginMs: this.options.marginMs ?? 20,
       maxMarginMs: this.options.maxMarginMs ?? 150,
       tap: this.options.tap ?? false,
     });

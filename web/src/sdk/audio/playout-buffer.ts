@@ -37,13 +37,16 @@ const WINDOW_PARTS = 8;
 const SETTLING_S = 4;
 const SETTLING_PARTS = 2;
 const SETTLING_JUMP_MS = 60;
-const HYSTERESIS_MS = 3;
+const HYSTERESIS_MS = 4;
 /** More than this beyond the margin is a burst after a stall: jump, do not splice. */
 const JUMP_MS = 250;
 const FADE_MS = 3;
 const MIN_SIMILARITY = 0.75;
 /** Each try without a good join lowers the bar, so that noise drains too. */
-const PATIENCE = 0.02;
+const PATIENCE = 0.005;
+/** Down to a pitch of 67 Hz. */
+const LONGEST_SPLICE_MS = 15;
+const OVERLAP_MS = 5;
 
 export class PlayoutBuffer {
   private readonly ring: Float32Array;
@@ -198,8 +201,8 @@ export class PlayoutBuffer {
     if (this.parts.length === 0 || this.sinceSplice < this.samples(30)) return;
     const excess = this.slack - margin;
     if (excess < this.samples(HYSTERESIS_MS)) return;
-    const overlap = this.samples(5);
-    const maxLag = Math.min(excess, this.samples(12));
+    const overlap = this.samples(OVERLAP_MS);
+    const maxLag = Math.min(excess, this.samples(LONGEST_SPLICE_MS));
     if (this.depth < maxLag + overlap + 128) return;
     const view = this.scratch.subarray(0, maxLag + overlap);
     for (let i = 0; i < view.length; i++) view[i] = this.ring[(this.read + i) & this.mask]!;
@@ -218,7 +221,7 @@ export class PlayoutBuffer {
   private jump(incoming: number): void {
     const keep = this.samples(this.marginMs) + this.chunk;
     const lag = Math.max(0, this.depth + incoming - keep);
-    const overlap = Math.min(this.samples(5), Math.max(0, this.depth - lag));
+    const overlap = Math.min(this.samples(OVERLAP_MS), Math.max(0, this.depth - lag));
     this.leaveOut(Math.min(lag, this.depth - overlap), overlap);
     this.skipped += lag;
     this.restartWindow();
@@ -226,10 +229,13 @@ export class PlayoutBuffer {
 
   /** Crossfades x[read..] into x[read+lag..] in place, then goes on from there. */
   private leaveOut(lag: number, overlap: number): void {
+    // A copy, for the two stretches overlap where the lag is short.
+    const old = this.scratch.subarray(0, overlap);
+    for (let i = 0; i < overlap; i++) old[i] = this.ring[(this.read + i) & this.mask]!;
     for (let i = 0; i < overlap; i++) {
       const w = (i + 1) / (overlap + 1);
       const to = (this.read + lag + i) & this.mask;
-      this.ring[to] = this.ring[(this.read + i) & this.mask]! * (1 - w) + this.ring[to]! * w;
+      this.ring[to] = old[i]! * (1 - w) + this.ring[to]! * w;
     }
     this.read += lag;
     this.least = Math.max(0, this.least - lag);
