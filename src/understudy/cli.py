@@ -10,13 +10,18 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from understudy import __version__
 from understudy.config import DEFAULT_PORT, ConfigFile, data_dir
 from understudy.core.errors import UnderstudyError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from understudy.core.ledger import Use
 
 DEFAULT_URL = os.environ.get("UNDERSTUDY_URL", f"http://127.0.0.1:{DEFAULT_PORT}")
 MIN_PYTHON = (3, 11)
@@ -65,6 +70,21 @@ def progress(length: int, label: str) -> Iterator[Callable[[int], None]]:
         return
     with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
         yield bar.update
+
+
+def new_table(title: str, *columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def show(table: Table) -> None:
+    from rich.console import Console
+
+    Console().print(table)
 
 
 def params_of(wishes: tuple[str, ...]) -> dict[str, float]:
@@ -133,12 +153,9 @@ def voices(url: str, data: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"voices": listed}, indent=2))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"Voices of {source}", title_justify="left")
-    for column in ("voice", "title", "model", "params", "Hz", "latency", "ready"):
-        table.add_column(column)
+    table = new_table(
+        f"Voices of {source}", "voice", "title", "model", "params", "Hz", "latency", "ready"
+    )
     for voice in listed:
         table.add_row(
             voice["name"],
@@ -149,7 +166,7 @@ def voices(url: str, data: Path | None, as_json: bool) -> None:
             "?" if voice["latency_ms"] is None else f"{voice['latency_ms']:.0f} ms",
             "yes" if voice["ready"] else "no",
         )
-    Console().print(table)
+    show(table)
 
 
 @cli.command()
@@ -234,6 +251,50 @@ def talk(
         raise Sentence("talk needs --voice; `understudy voices` lists them")
     config = ConfigFile.of_data(data_dir(data)).current()
     run_talk(config, voice, params_of(wishes), source, target, say=click.echo)
+
+
+@cli.command()
+@click.option("--user", help="Only this user.")
+@click.option("--from", "start", metavar="DATE", help="From this day or time on (UTC).")
+@click.option("--to", "end", metavar="DATE", help="Before this day or time.")
+@click.option("--csv", "as_csv", is_flag=True, help="For spreadsheets.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@data_option
+def usage(
+    user: str | None,
+    start: str | None,
+    end: str | None,
+    as_csv: bool,
+    as_json: bool,
+    data: Path | None,
+) -> None:
+    """What each user heard, out of the ledger; the server may run or not."""
+    from understudy import usage as ledger
+    from understudy.store.sqlite import SqliteStore
+
+    path = data_dir(data) / "understudy.db"
+    if not path.exists():
+        raise Sentence(f"there is no ledger at {path} yet; start a server, or pass --data")
+
+    async def read() -> list[Use]:
+        store = SqliteStore(path)
+        await store.open()
+        try:
+            return await ledger.usage(store, user, start, end)
+        finally:
+            await store.close()
+
+    uses = asyncio.run(read())
+    if as_json:
+        click.echo(json.dumps({"usage": ledger.as_rows(uses)}, indent=2))
+    elif as_csv:
+        click.echo(ledger.as_csv(uses), nl=False)
+    else:
+        table = new_table("What users heard", "user", "voice", "sessions", "lead", "understudy")
+        for use in uses:
+            minutes = (f"{use.lead_s / 60:.2f} min", f"{use.understudy_s / 60:.2f} min")
+            table.add_row(use.user, use.voice, str(use.sessions), *minutes)
+        show(table)
 
 
 @cli.command()

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,26 @@ def test_voices(server: Server, tmp_path: Path) -> None:
     assert {voice["ready"] for voice in json.loads(alone.stdout)["voices"]} == {False}
 
 
+def test_usage(server: Server, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", babble(24_000, 1.0), 24_000)
+    done = understudy(
+        *("stream", tmp_path / "in.wav", tmp_path / "out.wav", "--voice", "mirror"),
+        *("--url", server.url, "--user", "accounted"),
+        data=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    # The ledger is written within half a second; the API writes it before it answers.
+    urllib.request.urlopen(server.url + "/v1/usage").read()
+    asked = ("usage", "--user", "accounted")
+    (row,) = json.loads(understudy(*asked, "--json", data=server.data).stdout)["usage"]
+    assert (row["voice"], row["sessions"], row["lead_s"]) == ("mirror", 1, 1.0)
+    lines = understudy(*asked, "--csv", data=server.data).stdout.splitlines()
+    assert lines == ["user,voice,sessions,lead_s,understudy_s", "accounted,mirror,1,1.0,0.0"]
+    assert "0.02 min" in understudy(*asked, data=server.data).stdout
+    past = understudy(*asked, "--to", "2020-01-01", "--json", data=server.data)
+    assert json.loads(past.stdout)["usage"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -88,6 +109,7 @@ def test_voices(server: Server, tmp_path: Path) -> None:
         (("stream", "{wav}", "o.wav", "--voice", "x", "--url", "nonsense"), "no address"),
         (("up", "--host", "0.0.0.0", "--port", "0"), "UNDERSTUDY_SECRET"),
         (("talk",), "needs --voice"),
+        (("usage",), "no ledger"),
     ],
 )
 def test_each_mistake_gets_one_sentence(

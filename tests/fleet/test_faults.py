@@ -1,7 +1,9 @@
 """Real processes killed and frozen, and what the user hears of it."""
 
 import asyncio
+import json
 import signal
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from tests.server import SMALL, Server
 from understudy import Client
 from understudy.client import Refused, Stream
 from understudy.core import wire
+from understudy.store.sqlite import SqliteStore
+from understudy.usage import usage
 
 RATE_HZ = 24_000
 CHUNK = 480
@@ -208,3 +212,45 @@ async def test_after_a_crash_of_the_server_users_are_not_locked_out(start: Start
     again = start(port=server.port)
     async with Client(again.url).stream("mirror", "alice") as stream:
         assert isinstance(await anext(aiter(stream)), wire.Live)
+
+
+async def test_the_ledger_is_right_through_a_crash_of_everything(
+    start: Start, tmp_path: Path
+) -> None:
+    server = start()
+    heard_s = {}
+    async with Client(server.url).stream("mirror", "alice") as stream:
+        talker = Talker(stream)
+        await talker.until_heard(1.5)
+        (worker,) = server.workers()
+        worker.send_signal(signal.SIGKILL)  # first a worker...
+        await talker.until(lambda: sum(isinstance(e, wire.Live) for e in talker.events) == 2)
+        await talker.until_heard(1.0)
+        server.kill()  # ... then the server
+        talker._speaking.cancel()
+        talker._listening.cancel()
+        stream.drop()
+        said = np.frombuffer(bytes(talker.said), "<i2")
+        heard = np.frombuffer(bytes(talker.heard), "<i2")
+        heard_s["alice"] = np.count_nonzero(heard) / RATE_HZ
+        assert len(said) >= len(heard)
+    store = SqliteStore(server.data / "understudy.db")
+    await store.open()
+    (use,) = await usage(store, None, None, None)
+    intervals = await store.ledger()
+    await store.close()
+    assert use.user == "alice"
+    assert 0 <= heard_s["alice"] - use.lead_s < 1.0
+    assert len({interval.worker for interval in intervals}) == 2  # one interval a performer
+    again = start(port=server.port)
+    async with Client(again.url).stream("mirror", "alice") as stream:
+        talker = Talker(stream)
+        await talker.until_heard(0.5)
+        await talker.stop()
+    answer = urllib.request.urlopen(again.url + "/v1/usage?user=alice").read()
+    (row,) = json.loads(answer)["usage"]
+    assert row["sessions"] == 2
+    assert row["lead_s"] == pytest.approx(use.lead_s + len(talker.heard) / 2 / RATE_HZ, abs=0.01)
+    assert json.loads(urllib.request.urlopen(again.url + "/v1/usage?user=bob").read()) == {
+        "usage": []
+    }

@@ -225,9 +225,9 @@ def test_the_server_still_serves_after_the_fuzzing(server: Server) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.binary(min_size=1, max_size=200))
 def test_no_bytes_at_the_door_hurt_the_server(server: Server, data: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as peer:
-        with contextlib.suppress(OSError):
-            peer.sendall(data)
+    peer = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+    with peer, contextlib.suppress(OSError):
+        peer.sendall(data)
     assert server.process.poll() is None
 
 

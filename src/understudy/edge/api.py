@@ -15,8 +15,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from understudy.core.errors import UnderstudyError
 from understudy.edge.edge import Edge
 from understudy.edge.gate import HostCheck
+from understudy.usage import as_rows, usage
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,18 @@ def build_app(edge: Edge, check: HostCheck) -> Starlette:
     async def status(request: Request) -> Response:
         return JSONResponse(edge.status(), headers={"cache-control": "no-store"})
 
+    async def use(request: Request) -> Response:
+        query = request.query_params
+        user = query.get("user")
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ") or None
+        try:
+            edge.check_token(bearer, user or "")  # beyond loopback, a user sees their own
+            await edge.write_ledger()
+            uses = await usage(edge.store, user, query.get("from"), query.get("to"))
+        except UnderstudyError as error:
+            return _error(error.http_status, error.code, error.message, retryable=error.retryable)
+        return JSONResponse({"usage": as_rows(uses)}, headers={"cache-control": "no-store"})
+
     async def health(request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
@@ -99,6 +113,7 @@ def build_app(edge: Edge, check: HostCheck) -> Starlette:
         routes=[
             Route("/v1/voices", voices),
             Route("/v1/status", status),
+            Route("/v1/usage", use),
             Route("/healthz", health),
             page,
         ],

@@ -57,7 +57,7 @@ class Edge:
         self.sessions: dict[str, Session] = {}
         self.cards: dict[str, wire.Card] = {}
         self.admits = admits_worker
-        self._check_token = check_token
+        self.check_token = check_token
         self._resampling = resampling
         self._clock = clock
         self._clients: set[ClientConnection] = set()
@@ -125,7 +125,7 @@ class Edge:
 
     async def admit(self, client: ClientConnection, start: wire.Start) -> Session:
         """From `start` to a session that waits for its slot. Raises what the user is to be told."""
-        self._check_token(start.token, start.user)
+        self.check_token(start.token, start.user)
         voice = self.config().voice(start.voice)
         card = await self._card(client, voice.model)
         params = merge_params(voice, start.params, card.controls)
