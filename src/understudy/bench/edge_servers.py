@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -197,6 +198,7 @@ class Servers:
                     text=True,
                     env=environment,
                     start_new_session=True,  # Ctrl-C is for us: we stop it in order
+                    preexec_fn=_end_with_parent if LINUX else None,
                 )
             finally:
                 self.cores.pin(self.cores.generator)
@@ -238,6 +240,16 @@ def _unhindered(plan: Cores) -> Iterator[None]:
             os.sched_setaffinity(0, affinity)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         signal.signal(signal.SIGTERM, before)
+
+
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None) if LINUX else None
+
+
+def _end_with_parent() -> None:
+    """Asks the kernel to end this child if we are killed outright."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

@@ -29,17 +29,16 @@ from understudy.bench.engine_measures import (
     trusted_f0_of,
 )
 from understudy.bench.speech import VOWELS, speech, vowel
+from understudy.config import parse, template
 from understudy.models.pitch import PitchModel
 
 RATES: Final = (16000, 24000, 48000)
 SHIFTS: Final = (4, 7, -5)
 BLOCKS: Final = (1, 7, 160, 240, 441, 1024, 4800)
-VOICES: Final[Mapping[str, Mapping[str, float]]] = {
-    "chipmunk": {"pitch": 7, "formant": 5},
-    "giant": {"pitch": -5, "formant": -3},
-    "robot": {"robot": 1},
-    "natural-up": {"pitch": 4},
-    "natural-down": {"pitch": -4},
+VOICES: Final = {  # as they ship
+    voice.name: voice.params
+    for voice in parse(template(), "understudy.toml").voices.values()
+    if voice.model == "pitch"
 }
 TONES_HZ: Final = (90.0, 123.4, 180.0, 246.9, 330.0, 440.0)
 
@@ -242,6 +241,8 @@ def memory_growth_bytes(blocks: int) -> int:
 
 def _read(audio: Path | None, quick: bool) -> tuple[list[Signal], str]:
     """Speech at 16 kHz, one utterance a speaker, and where it comes from."""
+    if audio and (audio / "librispeech").is_dir():
+        audio = audio / "librispeech"
     folders = sorted(p for p in audio.glob("*") if any(p.glob("*.flac"))) if audio else []
     signals = []
     for folder in folders[: 3 if quick else 10]:

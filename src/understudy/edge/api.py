@@ -29,8 +29,8 @@ which has it inside. The API at <code>/v1</code> works without it.</p>"""
 _HEADERS: Final = (
     (
         b"content-security-policy",
-        b"default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data: blob:; "
-        b"media-src 'self' blob:; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
+        # ws: and wss: for older Safari, whose 'self' does not cover WebSockets.
+        b"default-src 'self'; connect-src 'self' ws: wss:; "
         b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     ),
     (b"x-content-type-options", b"nosniff"),
@@ -54,7 +54,14 @@ class Guard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_HEADERS]
+                # The build names assets by their content; everything else is asked for again.
+                asset = scope["path"].startswith("/assets/") and message["status"] == 200
+                caching = b"public, max-age=31536000, immutable" if asset else b"no-cache"
+                message["headers"] = [
+                    *message["headers"],
+                    *_HEADERS,
+                    (b"cache-control", caching),
+                ]
             await send(message)
 
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
@@ -83,10 +90,10 @@ async def _server_error(request: Request, error: Exception) -> Response:
 
 def build_app(edge: Edge, check: HostCheck) -> Starlette:
     async def voices(request: Request) -> Response:
-        return JSONResponse({"voices": edge.voices()}, headers={"cache-control": "no-store"})
+        return JSONResponse({"voices": edge.voices()})
 
     async def status(request: Request) -> Response:
-        return JSONResponse(edge.status(), headers={"cache-control": "no-store"})
+        return JSONResponse(edge.status())
 
     async def use(request: Request) -> Response:
         query = request.query_params
@@ -98,7 +105,7 @@ def build_app(edge: Edge, check: HostCheck) -> Starlette:
             uses = await usage(edge.store, user, query.get("from"), query.get("to"))
         except UnderstudyError as error:
             return _error(error.http_status, error.code, error.message, retryable=error.retryable)
-        return JSONResponse({"usage": as_rows(uses)}, headers={"cache-control": "no-store"})
+        return JSONResponse({"usage": as_rows(uses)})
 
     async def health(request: Request) -> Response:
         return PlainTextResponse("ok\n")
