@@ -254,6 +254,32 @@ def talk(
 
 
 @cli.command()
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def status(url: str, as_json: bool) -> None:
+    """What runs where: workers with their slots, sessions, who waits."""
+    from understudy.client import Client
+
+    state = asyncio.run(Client(url).status())
+    if as_json:
+        click.echo(json.dumps(state, indent=2))
+        return
+    table = new_table(f"Workers of {url}", "worker", "model", "state", "slots", "taken", "boot")
+    for worker in state["workers"]:
+        boot = "" if worker["boot_s"] is None else f"{worker['boot_s']:.1f} s"
+        counts = (str(worker["slots"]), str(worker["taken"]), boot)
+        table.add_row(worker["node"], worker["model"], worker["state"], *counts)
+    show(table)
+    table = new_table(
+        f"Sessions ({state['waiting']} waiting)", "user", "voice", "state", "heard", "silent"
+    )
+    for session in state["sessions"]:
+        times = (f"{session['heard_s']:.1f} s", f"{session['silent_s']:.2f} s")
+        table.add_row(session["user"], session["voice"], session["state"], *times)
+    show(table)
+
+
+@cli.command()
 @click.option("--user", help="Only this user.")
 @click.option("--from", "start", metavar="DATE", help="From this day or time on (UTC).")
 @click.option("--to", "end", metavar="DATE", help="Before this day or time.")

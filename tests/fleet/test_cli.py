@@ -76,6 +76,16 @@ def test_voices(server: Server, tmp_path: Path) -> None:
     assert {voice["ready"] for voice in json.loads(alone.stdout)["voices"]} == {False}
 
 
+def test_status(server: Server, tmp_path: Path) -> None:
+    shown = understudy("status", "--url", server.url, data=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "pitch" in shown.stdout
+    state = json.loads(understudy("status", "--url", server.url, "--json", data=tmp_path).stdout)
+    assert {worker["model"] for worker in state["workers"]} == {"pitch", "mirror"}
+    away = understudy("status", "--url", "http://127.0.0.1:9", data=tmp_path)
+    assert "start one" in away.stderr
+
+
 def test_usage(server: Server, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", babble(24_000, 1.0), 24_000)
     done = understudy(

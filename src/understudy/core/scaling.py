@@ -32,15 +32,24 @@ from understudy.core.scaling_view import (
 )
 
 
-def place(view: View, request: Request) -> str | None:
-    """The worker for a session that connects: of the newest revision, then the fullest one.
+def place(view: View, rules: Rules, request: Request) -> str | None:
+    """The worker for a session that connects: at home if there is room, else in the nearest
+    region that is near enough; there the newest revision, then the fullest one.
 
     Filling one worker before the next keeps others empty, so that they can be given back. Nobody
-    overtakes those who wait already.
+    overtakes those who wait for the same workers already.
     """
+    near: list[tuple[float, str, Pool]] = []
     for pool in view.pools:
-        if pool.model == request.model and pool.region == request.region:
-            return None if pool.waiting else _Seats(pool, pool.workers).take()
+        if pool.model == request.model:
+            home = pool.region == request.region
+            rtt_s = 0.0 if home else view.rtt_s.get((request.region, pool.region), inf)
+            if home or rtt_s <= rules.far_rtt_s:
+                near.append((rtt_s, pool.region, pool))
+    for _, _, pool in sorted(near, key=lambda found: found[:2]):
+        chosen = None if pool.waiting else _Seats(pool, pool.workers).take()
+        if chosen is not None:
+            return chosen
     return None
 
 
@@ -55,12 +64,13 @@ def decide(view: View, rules: Rules, now: float, memory: Memory) -> tuple[Plan, 
         if seen is not None and seen.pool is pool and now < seen.look_again_s and not seen.short:
             continue
         rate, life = _learn(seen, pool, now, life)
-        wish = _tend(pool, rules.costs(pool, urgency), rate, life.mean_s)
+        wish = _tend(pool, rules.costs(pool, urgency), rate, life.mean_s, now)
         tended.append(wish)
         pools[pool.key] = Seen(pool, now, now + rules.look_s, rate)
     starts = [start for wish in tended for start in wish.starts]
     stops = [stop for wish in tended for stop in wish.stops]
-    moves = [move for wish in tended for move in wish.moves]
+    # Two pools may want to move one guest: home first comes the one that is looked at first.
+    moves = list({move.session: move for wish in tended for move in wish.moves}.values())
     if starts and (rules.max_nodes is not None or rules.budget_per_h is not None):
         starts, reclaimed = _limit(view, rules, tended, len(stops))
         for wish in tended:
@@ -96,7 +106,7 @@ class _Tended:
     needed: int = 0  # so many of the starts are for users who wait; the others are foresight
 
 
-def _tend(pool: Pool, costs: Costs, rate: Rate, mean_s: float) -> _Tended:
+def _tend(pool: Pool, costs: Costs, rate: Rate, mean_s: float, now: float) -> _Tended:
     moves: list[Move] = []
     stops: list[Stop] = []
     usable = [worker for worker in pool.workers if _is_usable(worker, pool)]
@@ -105,10 +115,14 @@ def _tend(pool: Pool, costs: Costs, rate: Rate, mean_s: float) -> _Tended:
         if (target := seats.take()) is None:
             break
         moves.append(Move(session.id, None, target))
-    live = len(pool.waiting)
+    for away in pool.away:
+        if (target := seats.take()) is None:
+            break
+        moves.append(Move(away.session, away.worker, target))
+    live = len(pool.waiting) + len(pool.away)
     capacity = 0
     for worker in usable:
-        live += len(worker.sessions)
+        live += _settled(worker, pool, now)
         capacity += worker.slots
     if len(usable) < len(pool.workers):
         _retire(pool, usable, seats, moves, stops)
@@ -130,6 +144,16 @@ def _tend(pool: Pool, costs: Costs, rate: Rate, mean_s: float) -> _Tended:
         if live - base <= thresholds(base, arrivals_per_s, mean_s, costs).stop_at:
             return _empty(pool, usable, victim)
     return _Tended(pool, moves, stops)
+
+
+def _settled(worker: Worker, pool: Pool, now: float) -> int:
+    """How many sessions count on this worker. A guest does not at first: his home starts a worker
+    for him, and two would be started if his host did the same."""
+    count = 0
+    for session in worker.sessions:
+        if session.region == pool.region or now - session.connected_s > 2.0 * pool.boot_s:
+            count += 1
+    return count
 
 
 def _is_usable(worker: Worker, pool: Pool) -> bool:

@@ -30,6 +30,15 @@ class Drain(StrEnum):
 class Session:
     id: str
     connected_s: float
+    region: str  # the user's
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """A session whose lead is in another region, until there is room at home."""
+
+    session: str
+    worker: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,7 @@ class Pool:
     price_per_h: float
     workers: tuple[Worker, ...] = ()
     waiting: tuple[Session, ...] = ()  # on the understudy or queued, in the order they connected
+    away: tuple[Away, ...] = ()  # of this region's sessions, those with a lead elsewhere
     arrived: int = 0  # sessions that ever connected, ...
     ended: int = 0  # ... and of those, how many are over
     drain: Drain = Drain.MOVE
@@ -70,7 +80,11 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class View:
+    """`rtt_s`: what another region adds, for (user's region, worker's region); a pair that is
+    not there is too far."""
+
     pools: tuple[Pool, ...]
+    rtt_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +142,7 @@ class Rules:
     patience: float = 8.0
     full_fleet: float = 200.0
     most_urgent: float = 20.0
+    far_rtt_s: float = 0.15  # up to this round trip, a far lead is better than the understudy
     max_nodes: int | None = None
     budget_per_h: float | None = None  # in the currency of the prices
     move_cost_s: float = 0.5  # GPU-seconds: what priming a slot takes, and the bother of it

@@ -19,7 +19,7 @@ class Understudy:
         return Memory()
 
     def place(self, view: View, request: Request, memory: Memory) -> str | None:
-        return scaling.place(view, request)
+        return scaling.place(view, self.rules, request)
 
     def decide(self, view: View, now: float, memory: Memory) -> tuple[Plan, Memory]:
         return scaling.decide(view, self.rules, now, memory)

@@ -49,12 +49,15 @@ def figures(record: Record, setup: Setup) -> dict[str, Any]:
     live_s = sum(visit.end_s - visit.start_s for visit in visits)
     gpu_s = sum((life.stop_s or 0.0) - life.start_s for life in record.lives)
     bound_s = bound_gpu_s(visits, setup.boot_s, setup.slots)
-    lead_s = understudy_s = 0.0
+    lead_s = understudy_s = far_s = 0.0
+    region = {life.worker: life.region for life in record.lives}
     first_lead: dict[int, float] = {}
     leads: dict[int, int] = {}
     for stay in record.stays:
         if stay.role == "lead":
             lead_s += stay.end_s - stay.start_s
+            if region[stay.worker] != visits[stay.visit].region:
+                far_s += stay.end_s - stay.start_s
             first_lead[stay.visit] = min(stay.start_s, first_lead.get(stay.visit, stay.start_s))
             leads[stay.visit] = leads.get(stay.visit, 0) + 1
         else:
@@ -75,6 +78,7 @@ def figures(record: Record, setup: Setup) -> dict[str, Any]:
         "ratio": round(gpu_s / bound_s, 5) if bound_s else None,
         "silent_s": round(max(0.0, live_s - lead_s - understudy_s), 3),
         "understudy_share": round(understudy_s / live_s, 7) if live_s else 0.0,
+        "far_share": round(far_s / live_s, 7) if live_s else 0.0,
         "wait_s": {
             "p50": round(_percentile(waits, 0.50), 3),
             "p95": round(_percentile(waits, 0.95), 3),

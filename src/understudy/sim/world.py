@@ -4,7 +4,8 @@ What is assumed, and no more:
 
 - A connect is placed by the policy's `place` at once. Whoever gets no slot is covered by the
   understudy of the region, an always-on CPU worker with many slots; where that is full, or the
-  policy has none, the session is silent. It gets its lead by a move in a plan.
+  policy has none, the session is silent. It gets its lead by a move in a plan. A slot in another
+  region is a lead too; the figures say how many minutes were spent so far away.
 - `decide` is called after every change (a connect, an end, a worker that became ready) and
   whenever the last plan asked to look again, until a plan asks for nothing; it sees what a store
   knows, never how long anybody will stay.
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from understudy.core.scaling_view import (
+    Away,
     Key,
     Move,
     Plan,
@@ -64,6 +66,7 @@ class Setup:
 
     boot_s: float = 10.0
     slots: int = 4
+    rtt_s: float = 0.11  # between any two regions; San Francisco to Tokyo takes about that
     understudy_slots: int = 256  # of a region's CPU worker
     gpu_per_h: float = 0.40  # what a rented RTX 4090 costs (vast.ai, RunPod, 2025)
     cpu_per_h: float = 0.08  # two shared vCPUs, always on, one such worker a region
@@ -134,12 +137,13 @@ class _Machine:
 class _Place:
     """One (voice, region)."""
 
-    __slots__ = ("arrived", "changed", "ended", "key", "machines", "view", "waiting")
+    __slots__ = ("arrived", "away", "changed", "ended", "key", "machines", "view", "waiting")
 
     def __init__(self, key: Key, setup: Setup) -> None:
         self.key = key
         self.machines: dict[str, _Machine] = {}
         self.waiting: dict[int, Session] = {}
+        self.away: dict[int, Away] = {}
         self.arrived = self.ended = 0
         self.changed = False
         self.view = Pool(*key, REVISION, setup.slots, setup.boot_s, setup.gpu_per_h)
@@ -156,6 +160,7 @@ class _Place:
                 old.price_per_h,
                 tuple([machine.view for machine in self.machines.values()]),
                 tuple(self.waiting.values()),
+                tuple(self.away.values()),
                 self.arrived,
                 self.ended,
             )
@@ -177,7 +182,9 @@ class World:
         self._silent: dict[str, deque[int]] = {region: deque() for _, region in keys}
         self._heap: list[tuple[float, int, str, Any]] = []  # (t, order, what, whom)
         self._order = 0
-        self._view = View(tuple(place.view for place in self._places.values()))
+        regions = sorted(self._covered)
+        self._rtt_s = {(a, b): setup.rtt_s for a in regions for b in regions if a != b}
+        self._view = View(tuple(place.view for place in self._places.values()), self._rtt_s)
         self._look_s: float | None = None
 
     def run(self) -> Record:
@@ -222,7 +229,7 @@ class World:
         visit = self._visits[index]
         place = self._places[visit.voice, visit.region]
         place.arrived += 1
-        session = Session(str(index), now)
+        session = Session(str(index), now, visit.region)
         request = Request(session.id, visit.voice, visit.region)
         chosen = self._policy.place(self._freeze(), request, self._memory)
         place.changed = True
@@ -264,6 +271,9 @@ class World:
             del machine.sessions[index]
             machine.freeze(machine.view.since_s)
             place.changed = True
+            home = self._places[self._key(index)]
+            if home.away.pop(index, None):
+                home.changed = True
         else:
             region = self._visits[index].region
             self._covered[region] -= 1
@@ -280,6 +290,10 @@ class World:
         machine.sessions[index] = session
         machine.freeze(machine.view.since_s)
         place.changed = True
+        home = self._places[self._key(index)]
+        if home is not place:
+            home.away[index] = Away(session.id, worker)
+            home.changed = True
         self._at[index] = (worker, "lead", now)
 
     def _ready(self, worker: str, now: float) -> None:
@@ -295,7 +309,9 @@ class World:
 
     def _freeze(self) -> View:
         if any(place.changed for place in self._places.values()):
-            self._view = View(tuple([place.freeze() for place in self._places.values()]))
+            self._view = View(
+                tuple([place.freeze() for place in self._places.values()]), self._rtt_s
+            )
         return self._view
 
     def _look(self, now: float) -> None:
