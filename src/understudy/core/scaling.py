@@ -47,7 +47,7 @@ def place(view: View, rules: Rules, request: Request) -> str | None:
             if home or rtt_s <= rules.far_rtt_s:
                 near.append((rtt_s, pool.region, pool))
     for _, _, pool in sorted(near, key=lambda found: found[:2]):
-        chosen = None if pool.waiting else _Seats(pool, pool.workers).take()
+        chosen = None if pool.waiting else Seats(pool, pool.workers).take()
         if chosen is not None:
             return chosen
     return None
@@ -110,7 +110,7 @@ def _tend(pool: Pool, costs: Costs, rate: Rate, mean_s: float, now: float) -> _T
     moves: list[Move] = []
     stops: list[Stop] = []
     usable = [worker for worker in pool.workers if _is_usable(worker, pool)]
-    seats = _Seats(pool, pool.workers)
+    seats = Seats(pool, pool.workers)
     for session in pool.waiting:
         if (target := seats.take()) is None:
             break
@@ -176,7 +176,7 @@ def _empty(pool: Pool, usable: Sequence[Worker], victim: Worker) -> _Tended:
     """Stops a worker without sessions; one that has some is emptied, if all of them fit."""
     if not victim.sessions:
         return _Tended(pool, stops=[Stop(victim.id)])
-    seats = _Seats(pool, [w for w in usable if w.id != victim.id])
+    seats = Seats(pool, [w for w in usable if w.id != victim.id])
     targets = [target for _ in victim.sessions if (target := seats.take()) is not None]
     if len(targets) < len(victim.sessions):
         return _Tended(pool)
@@ -192,7 +192,7 @@ def _empty(pool: Pool, usable: Sequence[Worker], victim: Worker) -> _Tended:
 def _retire(
     pool: Pool,
     usable: Sequence[Worker],
-    seats: _Seats,
+    seats: Seats,
     moves: list[Move],
     stops: list[Stop],
 ) -> None:
@@ -211,7 +211,7 @@ def _retire(
             moves.append(Move(session.id, worker.id, target))
 
 
-class _Seats:
+class Seats:
     """The free slots of a pool's ready workers, handed out by best fit."""
 
     def __init__(self, pool: Pool, workers: Sequence[Worker]) -> None:

@@ -139,9 +139,9 @@ class Rules:
     proportion, up to `most_urgent` times.
     """
 
-    patience: float = 8.0
-    full_fleet: float = 200.0
-    most_urgent: float = 20.0
+    patience: float = 6.0
+    full_fleet: float = 60.0
+    most_urgent: float = 4.0
     far_rtt_s: float = 0.15  # up to this round trip, a far lead is better than the understudy
     max_nodes: int | None = None
     budget_per_h: float | None = None  # in the currency of the prices

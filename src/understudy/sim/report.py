@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from understudy.sim.traffic import Visit
@@ -100,3 +102,34 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
     if not ordered:
         return 0.0
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def write_events(record: Record, folder: Path) -> None:
+    """workers.csv has every GPU worker; placements.csv who was heard where and when. A session of
+    role `understudy` was on the region's always-on CPU worker, which is no GPU and not listed. A
+    worker that was stopped while it loaded has no ready_s."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "workers.csv").open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(("worker", "voice", "region", "start_s", "ready_s", "stop_s"))
+        for life in record.lives:
+            out.writerow(
+                (
+                    life.worker,
+                    life.voice,
+                    life.region,
+                    _exact(life.start_s),
+                    _exact(life.ready_s),
+                    _exact(life.stop_s),
+                )
+            )
+    with (folder / "placements.csv").open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(("user", "worker", "role", "from_s", "to_s"))
+        for stay in sorted(record.stays, key=lambda stay: (stay.start_s, stay.visit)):
+            user = record.visits[stay.visit].user
+            out.writerow((user, stay.worker, stay.role, _exact(stay.start_s), _exact(stay.end_s)))
+
+
+def _exact(t_s: float | None) -> str:
+    return "" if t_s is None else f"{t_s:.6f}"

@@ -70,6 +70,8 @@ class Setup:
     understudy_slots: int = 256  # of a region's CPU worker
     gpu_per_h: float = 0.40  # what a rented RTX 4090 costs (vast.ai, RunPod, 2025)
     cpu_per_h: float = 0.08  # two shared vCPUs, always on, one such worker a region
+    max_nodes: int | None = None
+    budget_per_h: float | None = None
 
 
 @dataclass(slots=True)
@@ -333,6 +335,8 @@ class World:
                 raise Broken(f"{stop.worker} is busy and must not be stopped")
             self._stop(place, machine, now)
         for start in plan.starts:
+            if self._is_at_limit():
+                raise Broken("more was started than the limits allow")
             place = self._places[start.model, start.region]
             life = Life(f"w{len(self._record.lives)}", start.model, start.region, now)
             self._record.lives.append(life)
@@ -341,6 +345,13 @@ class World:
             place.changed = True
             self._machines[life.worker] = (place, machine)
             self._push(now + self._setup.boot_s, "ready", life.worker)
+
+    def _is_at_limit(self) -> bool:
+        setup, nodes = self._setup, len(self._machines) + 1
+        if setup.max_nodes is not None and nodes > setup.max_nodes:
+            return True
+        limit = setup.budget_per_h
+        return limit is not None and nodes * setup.gpu_per_h > limit + 1e-9
 
     def _move(self, move: Move, now: float) -> None:
         index = int(move.session)
