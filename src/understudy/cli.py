@@ -130,7 +130,9 @@ def up(host: str, port: int, data: Path | None, verbose: bool) -> None:
         sys.stdout.flush()
 
     check_listen(host, has_secret=secret is not None)
-    run_loop(serve(host, port, data_dir(data), token_check(secret), announce))
+    run_loop(
+        serve(host, port, data_dir(data), token_check(secret), announce, private=secret is not None)
+    )
 
 
 @cli.command()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from understudy.clock import SystemClock
 from understudy.config import ConfigFile
@@ -42,9 +43,15 @@ async def up(
     data: Path,
     check_token: CheckToken,
     announce: Callable[[Ready], None],
+    *,
+    private: bool = False,
 ) -> None:
-    """Serves until SIGINT or SIGTERM, then ends every child. Raises ConfigError."""
+    """Serves until SIGINT or SIGTERM, then ends every child. Raises ConfigError.
+
+    `private`: users have to show who they are, and do not see each other.
+    """
     config_file = ConfigFile.of_data(data)
+    lock = lock_data(data)
     sock = listen(host, port)
     clock = SystemClock()
     store = SqliteStore(data / "understudy.db")
@@ -56,7 +63,7 @@ async def up(
     provider = LocalProvider(spec_json)
     edge = Edge(store, config_file.current, provider.admits, check_token, SoxrResampler, clock)
     check = HostCheck(host)
-    gate = Gate(sock, edge, build_app(edge, check), check, clock)
+    gate = Gate(sock, edge, build_app(edge, check, private=private), check, clock)
     local = host if is_loopback(host) else "127.0.0.1"
     shown = f"[{host}]" if ":" in host else host
     provider.url = f"ws://{f'[{local}]' if ':' in local else local}:{gate.port}/v1/link"
@@ -101,6 +108,23 @@ async def up(
             role.cancel()
         await asyncio.gather(*roles, return_exceptions=True)
         await store.close()
+        lock.close()
+
+
+def lock_data(data: Path) -> IO[str]:
+    """Holds a data folder for this process, until it ends. Raises ConfigError if it is taken.
+
+    Two servers on one database would each end the other's sessions as left over from a crash.
+    """
+    lock = (data / "lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ConfigError(
+            f"another server uses {data}; stop it, or give this one a folder with --data"
+        ) from None
+    return lock
 
 
 async def _warm(

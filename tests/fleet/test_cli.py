@@ -145,6 +145,12 @@ def test_a_taken_port_says_what_to_do(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_one_server_a_data_folder(server: Server) -> None:
+    done = understudy("up", "--port", 0, data=server.data)
+    assert done.returncode == 1
+    assert "another server uses" in done.stderr
+
+
 def test_a_broken_understudy_toml_says_where(tmp_path: Path) -> None:
     (tmp_path / "understudy.toml").write_text('[voices.x]\nmodel = "nothing"\n')
     done = understudy("voices", "--url", "http://127.0.0.1:9", data=tmp_path)
@@ -196,5 +202,9 @@ def test_a_server_with_a_secret_asks_for_tokens(tmp_path: Path) -> None:
         with Raw(server.port) as peer:
             peer.start("alice", token=token.stdout.strip())
             peer.event("live")
+            status = urllib.request.urlopen(server.url + "/v1/status").read()
+            assert json.loads(status)["sessions"] == 1  # a number, no names
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(server.url + "/v1/usage")
     finally:
         server.stop()

@@ -88,12 +88,14 @@ async def _server_error(request: Request, error: Exception) -> Response:
     return _error(500, "internal", "a bug on the server's side; see its log", retryable=True)
 
 
-def build_app(edge: Edge, check: HostCheck) -> Starlette:
+def build_app(edge: Edge, check: HostCheck, *, private: bool = False) -> Starlette:
+    """`private`: others than this machine's user may ask, so users' names are left out."""
+
     async def voices(request: Request) -> Response:
         return JSONResponse({"voices": edge.voices()})
 
     async def status(request: Request) -> Response:
-        return JSONResponse(edge.status())
+        return JSONResponse(edge.status(names=not private))
 
     async def use(request: Request) -> Response:
         query = request.query_params

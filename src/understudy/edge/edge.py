@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 TELL_TICKS: Final = 10
+ENDING_S: Final = 2.0  # how long a session's end may take to be written
 LEDGER_S: Final = 0.5  # what a crash of this process may lose
 MAX_CONNECTIONS: Final = 2000
 DEFAULT_RATE_HZ: Final = 24_000  # recommended for a model that takes any rate
@@ -64,6 +65,7 @@ class Edge:
         self._by_resume: dict[str, Session] = {}
         self._failures: dict[str, str] = {}  # model -> why it last failed to load
         self._carded: dict[str, asyncio.Event] = {}
+        self._closing = False
         self._unwritten: dict[tuple[str, int], Interval] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.admission = Admission(store, self.links, region, clock)
@@ -92,6 +94,7 @@ class Edge:
                 self.admission.tell_all()
 
     async def close(self) -> None:
+        self._closing = True
         for session in list(self.sessions.values()):
             session.on(Event.SHUTDOWN)
         for client in list(self._clients):
@@ -169,13 +172,16 @@ class Edge:
             edge=self.name,
             started_s=self._clock.wall(),
         )
+        until = self._clock.now() + ENDING_S
         while True:
             try:
                 await self.store.begin(row)
                 return
             except AlreadyLive as error:
                 other = self.sessions.get(error.session)
-                if other is None:  # ending at this moment
+                if other is None:  # beginning or ending at this moment
+                    if self._clock.now() > until:
+                        raise
                     await self._clock.sleep(0.01)
                 elif takeover or other.state in (State.DETACHED, State.FLUSHING, State.ENDED):
                     other.on(Event.TAKEN_OVER)
@@ -281,7 +287,8 @@ class Edge:
             return  # it never was one of ours
         if worker.state is WorkerState.GONE:
             self.links.pop(worker.id, None)
-            log.warning("worker %s (%s) is gone: %s", worker.node, worker.model, worker.reason)
+            level = logging.INFO if self._closing else logging.WARNING
+            log.log(level, "worker %s (%s) is gone: %s", worker.node, worker.model, worker.reason)
         if worker.state is WorkerState.READY and link.card is not None:
             self.cards[worker.model] = link.card
             self._failures.pop(worker.model, None)
@@ -328,7 +335,12 @@ class Edge:
             for voice in self.config().voices.values()
         ]
 
-    def status(self) -> dict[str, Any]:
+    def status(self, *, names: bool) -> dict[str, Any]:
+        """The state of things; `names`: with its sessions and users one by one."""
+        state = self._status()
+        return state if names else state | {"sessions": len(self.sessions)}
+
+    def _status(self) -> dict[str, Any]:
         return {
             "edge": self.name,
             "region": self.region,

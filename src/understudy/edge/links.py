@@ -178,7 +178,7 @@ class WorkerLink(Peer):
         if self.worker.state is WorkerState.LOADING and self.node:
             self._fail("its worker died while it was loading")
         elif self.worker.state is not WorkerState.GONE:
-            self._become(WorkerState.GONE)
+            self._become(WorkerState.GONE, reason="its link was lost")
         for session in sessions:
             session.slot_lost()
 
