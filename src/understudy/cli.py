@@ -17,6 +17,7 @@ import click
 from understudy import __version__
 from understudy.config import DEFAULT_PORT, ConfigFile, data_dir
 from understudy.core.errors import UnderstudyError
+from understudy.sim.command import simulate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -340,7 +341,7 @@ def token(user: str, hours: float) -> None:
 
 
 @cli.command()
-@click.argument("name", type=click.Choice(["engine", "edge", "browser"]))
+@click.argument("name", type=click.Choice(["engine", "edge", "browser", "simulate"]))
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @click.option("--quick", is_flag=True, help="A shorter run; the figures are rougher.")
 @click.option(
@@ -360,6 +361,9 @@ def bench(name: str, as_json: bool, quick: bool, audio: Path | None) -> None:
     )
     result = {**stamp(name), **result}
     click.echo(json.dumps(result, indent=2) if as_json else module.table(result))
+
+
+cli.add_command(simulate)
 
 
 def main() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import json
 import logging
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from understudy.store.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
 
+SWITCH_S: Final = 0.0005
 READY_S: Final = 30.0  # how long the first workers may take before the address is printed anyway
 
 
@@ -90,6 +93,11 @@ async def up(
     stopping = loop.create_task(stop.wait())
     try:
         warm = await _warm(edge, config_file, stop, clock)
+        # What start-up made stays: a collection that walked it all would hold audio up.
+        gc.collect()
+        gc.freeze()
+        # And the store's thread may not keep the interpreter from the audio's for long.
+        sys.setswitchinterval(SWITCH_S)
         if not stop.is_set():
             announce(Ready(f"http://{shown}:{gate.port}", config_file.path, warm))
         await asyncio.wait([stopping, *roles], return_when=asyncio.FIRST_COMPLETED)

@@ -36,6 +36,7 @@ from understudy.bench.machine import cores
 
 MIN_SHARE_OF_NGINX: Final = 0.5
 MAX_ADDED_P99_MS: Final = 2.0
+DISTURBED: Final = 0.3  # of a core used by other programs: above, latencies are theirs
 
 Say = Callable[[str], None]
 
@@ -201,6 +202,8 @@ def table(result: Mapping[str, Any]) -> str:
     lines += ["", result["setup"]["note"]]
     if (others := result["setup"]["cpu_of_other_programs"]) is not None:
         lines.append(f"other programs used {others:.0%} of a core meanwhile")
+        if others > DISTURBED:
+            lines.append("that is too much: run it again on a quiet machine")
     for target in result["targets"]:
         verdict = {True: "met", False: "NOT met", None: "not known"}[target["met"]]
         lines.append(f"{target['name']}: {target['value']} (target {target['target']}): {verdict}")

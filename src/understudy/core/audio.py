@@ -15,7 +15,7 @@ from understudy.core.wire import BYTES_PER_SAMPLE, Card, Spread
 
 OVERDUE_S: Final = 0.200  # an answer later than this is given up
 CAUGHT_UP_S: Final = 0.100  # and then everything older than this is, so that gaps are few
-TIMINGS: Final = 256
+TIMINGS: Final = 100  # a few seconds of frames
 
 
 class Resampler(Protocol):

@@ -17,9 +17,7 @@ the two systems are joined at the thresholds by two linear equations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
-ALPHA = 0.0
+from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, exp, log, sqrt
 from typing import Final
@@ -51,10 +49,6 @@ def thresholds(base: int, arrivals_per_s: float, mean_s: float, costs: Costs) ->
     """The level above `base` sessions, with rates as they are believed to be now."""
     rate = round(log(max(arrivals_per_s, 1e-6)) / GRAIN)
     mean = round(log(max(mean_s, 1.0)) / GRAIN)
-    if ALPHA:
-        costs = replace(
-            costs, patience=costs.patience * (costs.slots / (base + costs.slots)) ** ALPHA
-        )
     if base > 10 * costs.slots:  # far up, neighbours hardly differ
         step = 1 << (base // (10 * costs.slots)).bit_length()
         base = round(base / costs.slots / step) * step * costs.slots

@@ -139,12 +139,13 @@ class Rules:
     proportion, up to `most_urgent` times.
     """
 
-    patience: float = 6.0
+    patience: float = 7.0
     full_fleet: float = 60.0
     most_urgent: float = 4.0
     far_rtt_s: float = 0.15  # up to this round trip, a far lead is better than the understudy
     max_nodes: int | None = None
     budget_per_h: float | None = None  # in the currency of the prices
+    yield_s: float = 60.0  # who waits longer gets a worker of those who came later, once empty
     move_cost_s: float = 0.5  # GPU-seconds: what priming a slot takes, and the bother of it
     horizon_s: float = 600.0  # how long rates are believed to stay as they are
     look_s: float = 10.0  # how often a quiet pool is looked at, since rates fade
@@ -182,4 +183,5 @@ class Memory:
     """What makes the policy better, and may be lost at any moment: it learns anew."""
 
     pools: Mapping[Key, Seen] = field(default_factory=dict)
-    life: Life = Life()
+    life: Life = field(default_factory=Life)
+    yielding: frozenset[str] = frozenset()  # workers held back for users of another pool

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, Final
+from typing import Final
 
 from understudy.core import scaling
 from understudy.core.scaling_view import (
@@ -263,7 +263,3 @@ def _limited(
         nodes += 1
         spent += price
     return Plan(tuple(moves), tuple(stops), tuple(allowed), again_s)
-
-
-def policy(name: str, rules: Rules) -> Any:
-    return POLICIES[name](rules)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from understudy.sim.record import Record, Setup
 from understudy.sim.traffic import Visit
-from understudy.sim.world import Record, Setup
 
 
 def bound_gpu_s(visits: Iterable[Visit], boot_s: float, slots: int) -> float:
@@ -28,31 +28,28 @@ def bound_gpu_s(visits: Iterable[Visit], boot_s: float, slots: int) -> float:
         pool.sort()  # at one moment the ends come first: their slots can be had again
         live = 0
         on_since: list[float] = []
-        off_since: list[float] = []
+        off_since: dict[int, float] = {}
         for t, change in pool:
             if change > 0 and live % slots == 0:  # a level is switched on
                 level = live // slots
-                gap = t - off_since[level] if level < len(off_since) else boot_s
+                gap = t - off_since[level] if level in off_since else boot_s
                 total += min(gap, boot_s)
                 on_since.append(t)
             live += change
             if change < 0 and live % slots == 0:
                 level = live // slots
                 total += t - on_since.pop()
-                if level < len(off_since):
-                    off_since[level] = t
-                else:
-                    off_since.append(t)
+                off_since[level] = t
     return total
 
 
 def figures(record: Record, setup: Setup) -> dict[str, Any]:
     visits = record.visits
     live_s = sum(visit.end_s - visit.start_s for visit in visits)
-    gpu_s = sum((life.stop_s or 0.0) - life.start_s for life in record.lives)
+    gpu_s = sum((rental.stop_s or 0.0) - rental.start_s for rental in record.rentals)
     bound_s = bound_gpu_s(visits, setup.boot_s, setup.slots)
     lead_s = understudy_s = far_s = 0.0
-    region = {life.worker: life.region for life in record.lives}
+    region = {rental.worker: rental.region for rental in record.rentals}
     first_lead: dict[int, float] = {}
     leads: dict[int, int] = {}
     for stay in record.stays:
@@ -89,7 +86,7 @@ def figures(record: Record, setup: Setup) -> dict[str, Any]:
         },
         "moves_per_session_hour": round((between + entered) / hours, 4) if hours else 0.0,
         "moves": {"lead_to_lead": between, "understudy_to_lead": entered},
-        "boots": len(record.lives),
+        "boots": len(record.rentals),
         "session_s": round(live_s, 2),
         "understudy_s": round(understudy_s, 2),
         "gpu_usd": round(gpu_s / 3600.0 * setup.gpu_per_h, 2),
@@ -112,15 +109,15 @@ def write_events(record: Record, folder: Path) -> None:
     with (folder / "workers.csv").open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(("worker", "voice", "region", "start_s", "ready_s", "stop_s"))
-        for life in record.lives:
+        for rental in record.rentals:
             out.writerow(
                 (
-                    life.worker,
-                    life.voice,
-                    life.region,
-                    _exact(life.start_s),
-                    _exact(life.ready_s),
-                    _exact(life.stop_s),
+                    rental.worker,
+                    rental.voice,
+                    rental.region,
+                    _exact(rental.start_s),
+                    _exact(rental.ready_s),
+                    _exact(rental.stop_s),
                 )
             )
     with (folder / "placements.csv").open("w", newline="", encoding="utf-8") as file:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from understudy.core.scaling_view import (
@@ -37,6 +36,7 @@ from understudy.core.scaling_view import (
     View,
     Worker,
 )
+from understudy.sim.record import Record, Rental, Setup, Stay
 from understudy.sim.traffic import Visit
 
 REVISION: Final = "r1"
@@ -50,8 +50,11 @@ class Broken(Exception):
 class Policy(Protocol):
     """`decide` and `place` of core/scaling.py, or of another system; `memory` is its own."""
 
-    name: str
-    has_understudy: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def has_understudy(self) -> bool: ...
 
     def first(self) -> Any: ...
 
@@ -60,74 +63,25 @@ class Policy(Protocol):
     def decide(self, view: View, now: float, memory: Any) -> tuple[Plan, Any]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What the machines are like."""
-
-    boot_s: float = 10.0
-    slots: int = 4
-    rtt_s: float = 0.11  # between any two regions; San Francisco to Tokyo takes about that
-    understudy_slots: int = 256  # of a region's CPU worker
-    gpu_per_h: float = 0.40  # what a rented RTX 4090 costs (vast.ai, RunPod, 2025)
-    cpu_per_h: float = 0.08  # two shared vCPUs, always on, one such worker a region
-    max_nodes: int | None = None
-    budget_per_h: float | None = None
-
-
-@dataclass(slots=True)
-class Life:
-    """A GPU worker's, as workers.csv says it."""
-
-    worker: str
-    voice: str
-    region: str
-    start_s: float
-    ready_s: float | None = None
-    stop_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stay:
-    """A stretch of one session on one worker, as placements.csv says it."""
-
-    visit: int  # index in the trace
-    worker: str
-    role: str  # lead | understudy
-    start_s: float
-    end_s: float
-
-
-@dataclass(slots=True)
-class Record:
-    """Everything that happened."""
-
-    visits: Sequence[Visit]
-    lives: list[Life] = field(default_factory=list)
-    stays: list[Stay] = field(default_factory=list)
-    end_s: float = 0.0
-    start_s: float = 0.0
-    looks: int = 0
-
-
 class _Machine:
     """A worker as the world has it, and the frozen copy that the policy sees."""
 
-    __slots__ = ("life", "sessions", "slots", "stage", "view")
+    __slots__ = ("rental", "sessions", "slots", "stage", "view")
 
-    def __init__(self, life: Life, slots: int) -> None:
-        self.life = life
+    def __init__(self, rental: Rental, slots: int) -> None:
+        self.rental = rental
         self.slots = slots
         self.stage = Stage.LOADING
         self.sessions: dict[int, Session] = {}
-        self.view = self.freeze(life.start_s)
+        self.view = self.freeze(rental.start_s)
 
     def freeze(self, since_s: float) -> Worker:
-        life = self.life
+        rental = self.rental
         self.view = Worker(
-            life.worker,
-            life.voice,
+            rental.worker,
+            rental.voice,
             REVISION,
-            life.region,
+            rental.region,
             self.stage,
             self.slots,
             since_s,
@@ -303,7 +257,7 @@ class World:
             return  # it was stopped while it loaded
         place, machine = self._machines[worker]
         machine.stage = Stage.READY
-        machine.life.ready_s = now
+        machine.rental.ready_s = now
         machine.freeze(now)
         place.changed = True
 
@@ -338,13 +292,13 @@ class World:
             if self._is_at_limit():
                 raise Broken("more was started than the limits allow")
             place = self._places[start.model, start.region]
-            life = Life(f"w{len(self._record.lives)}", start.model, start.region, now)
-            self._record.lives.append(life)
-            machine = _Machine(life, self._setup.slots)
-            place.machines[life.worker] = machine
+            rental = Rental(f"w{len(self._record.rentals)}", start.model, start.region, now)
+            self._record.rentals.append(rental)
+            machine = _Machine(rental, self._setup.slots)
+            place.machines[rental.worker] = machine
             place.changed = True
-            self._machines[life.worker] = (place, machine)
-            self._push(now + self._setup.boot_s, "ready", life.worker)
+            self._machines[rental.worker] = (place, machine)
+            self._push(now + self._setup.boot_s, "ready", rental.worker)
 
     def _is_at_limit(self) -> bool:
         setup, nodes = self._setup, len(self._machines) + 1
@@ -367,9 +321,9 @@ class World:
         self._seat(index, session, move.target, now)
 
     def _stop(self, place: _Place, machine: _Machine, now: float) -> None:
-        machine.life.stop_s = now
-        del place.machines[machine.life.worker]
-        del self._machines[machine.life.worker]
+        machine.rental.stop_s = now
+        del place.machines[machine.rental.worker]
+        del self._machines[machine.rental.worker]
         place.changed = True
 
 

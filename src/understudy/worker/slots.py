@@ -52,15 +52,25 @@ class Slots:
         self._model = model
         self._frame_bytes = model.frame * BYTES_PER_SAMPLE
         self._slots: dict[int, _Slot] = {}
+        self._fed: dict[int, _Slot] = {}  # those with a whole frame waiting
         self.refused: list[tuple[int, str]] = []  # (slot, why), for who steps to take
 
     def open(self, slot: int, position: int, params: Mapping[str, float]) -> None:
         """Starts a slot from silence; its input begins at `position`. Raises ValueError."""
         self._model.open(slot, params)
         self._slots[slot] = _Slot(position)
+        self._fed.pop(slot, None)
 
     def close(self, slot: int) -> None:
         self._slots.pop(slot, None)
+        self._fed.pop(slot, None)
+
+    def _look(self, number: int, slot: _Slot) -> None:
+        """Keeps `_fed` true after a change of what waits."""
+        if len(slot.waiting) >= self._frame_bytes:
+            self._fed[number] = slot
+        else:
+            self._fed.pop(number, None)
 
     def set_params(self, slot: int, params: Mapping[str, float]) -> None:
         """From the next sample fed on; what the model refuses is listed in `refused`."""
@@ -88,6 +98,7 @@ class Slots:
             state.waiting.clear()
             state.position = position
         state.waiting += pcm
+        self._look(slot, state)
 
     def skip(self, slot: int, until: int) -> None:
         """Drops waiting input before position `until`: nobody waits for its answer any more."""
@@ -98,18 +109,15 @@ class Slots:
         until += (state.position - until) % self._model.alignment_samples
         del state.waiting[: (until - state.position) * BYTES_PER_SAMPLE]
         state.position = until
+        self._look(slot, state)
 
     @property
     def due(self) -> bool:
-        return any(len(slot.waiting) >= self._frame_bytes for slot in self._slots.values())
+        return bool(self._fed)
 
     def step(self) -> list[Output]:
         """One batched step over every slot with a whole frame waiting."""
-        due = {
-            number: slot
-            for number, slot in self._slots.items()
-            if len(slot.waiting) >= self._frame_bytes
-        }
+        due = dict(self._fed)
         if not due:
             return []
         shortest = min(len(slot.waiting) for slot in due.values()) // self._frame_bytes
@@ -133,6 +141,7 @@ class Slots:
         outputs = []
         for row, (number, slot) in zip(made.astype(np.int16), due.items(), strict=True):
             del slot.waiting[:taken]
+            self._look(number, slot)
             position = slot.position - self._model.latency_samples
             early = min(samples, max(0, -position))  # answers to what came before the start
             slot.position += samples
