@@ -254,3 +254,28 @@ async def test_the_ledger_is_right_through_a_crash_of_everything(
     assert json.loads(urllib.request.urlopen(again.url + "/v1/usage?user=bob").read()) == {
         "usage": []
     }
+
+
+async def test_who_says_all_and_stops_at_once_is_still_answered(start: Start) -> None:
+    server = start(slots=1)
+    pcm = np.arange(1, 9601, dtype="<i2")
+    client = Client(server.url)
+    for _ in range(5):
+        async with client.stream("mirror", "hasty") as stream:
+            await stream.send(pcm)
+            await stream.stop()
+            heard = b"".join([item async for item in stream if isinstance(item, bytes)])
+        assert heard == pcm.tobytes()
+        assert stream.live is not None
+        assert stream.ended is not None
+        assert stream.ended.lead_s == pytest.approx(0.4)
+    # With every slot taken there is nobody to answer: silence, and soon the end.
+    async with client.stream("mirror", "holder") as holder:
+        assert isinstance(await anext(aiter(holder)), wire.Live)
+        async with client.stream("mirror", "hasty") as stream:
+            await stream.send(pcm)
+            await stream.stop()
+            heard = b"".join([item async for item in stream if isinstance(item, bytes)])
+        assert heard == bytes(len(pcm) * 2)
+        assert stream.ended is not None
+        assert stream.ended.lead_s == 0.0

@@ -43,9 +43,14 @@ class History:
         while len(self._chunks) > 1 and self._chunks[1][0] <= horizon:
             self._chunks.popleft()
 
+    @property
+    def start(self) -> int:
+        """Position of the first sample kept."""
+        return self._chunks[0][0] if self._chunks else self.end
+
     def kept(self, alignment: int = 1) -> tuple[int, bytes]:
         """(position, samples) of what is kept, from the first multiple of `alignment` on."""
-        start = self._chunks[0][0] if self._chunks else self.end
+        start = self.start
         skip = -start % alignment
         pcm = b"".join(pcm for _, pcm in self._chunks)[skip * BYTES_PER_SAMPLE :]
         return min(start + skip, self.end), pcm

@@ -13,6 +13,7 @@ from typing import Final
 class State(StrEnum):
     NEW = "new"  # connected, `start` has not come
     WAITING = "waiting"  # no slot yet: queued, or a worker is loading
+    LEAVING = "leaving"  # `stop` came before a slot; what was said is still to be answered
     OPENING = "opening"  # a slot is taken; the worker is being primed
     LIVE = "live"  # a worker performs
     FLUSHING = "flushing"  # `stop` came; the last samples are on their way
@@ -55,8 +56,11 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]]] = {
     (_S.NEW, _E.FAIL): (_S.ENDED, (_F.FINISH,)),
     (_S.NEW, _E.SHUTDOWN): (_S.ENDED, (_F.FINISH,)),
     (_S.WAITING, _E.SLOT): (_S.OPENING, (_F.OPEN,)),
-    (_S.WAITING, _E.STOP): (_S.ENDED, (_F.ABANDON, *_END)),
+    (_S.WAITING, _E.STOP): (_S.LEAVING, ()),
     (_S.WAITING, _E.CLIENT_LOST): (_S.ENDED, _END),
+    (_S.LEAVING, _E.SLOT): (_S.FLUSHING, (_F.OPEN, _F.FLUSH)),
+    (_S.LEAVING, _E.CLIENT_LOST): (_S.ENDED, _END),
+    (_S.LEAVING, _E.DEADLINE): (_S.ENDED, (_F.ABANDON, *_END)),
     (_S.OPENING, _E.OPENED): (_S.LIVE, (_F.GO_LIVE,)),
     (_S.OPENING, _E.SLOT_LOST): (_S.WAITING, (_F.SEEK,)),
     (_S.OPENING, _E.STOP): (_S.FLUSHING, (_F.FLUSH,)),
@@ -64,7 +68,7 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]]] = {
     (_S.LIVE, _E.SLOT_LOST): (_S.WAITING, (_F.SEEK,)),
     (_S.LIVE, _E.STOP): (_S.FLUSHING, (_F.FLUSH,)),
     (_S.LIVE, _E.CLIENT_LOST): (_S.DETACHED, ()),
-    (_S.FLUSHING, _E.OPENED): (_S.FLUSHING, ()),
+    (_S.FLUSHING, _E.OPENED): (_S.FLUSHING, (_F.GO_LIVE,)),
     (_S.FLUSHING, _E.FLUSHED): (_S.ENDED, _END),
     (_S.FLUSHING, _E.SLOT_LOST): (_S.ENDED, (_F.ABANDON, *_END)),
     (_S.FLUSHING, _E.DEADLINE): (_S.ENDED, (_F.ABANDON, *_END)),
@@ -75,7 +79,7 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]]] = {
     (_S.DETACHED, _E.DEADLINE): (_S.ENDED, _END),
     **{
         (state, event): (_S.ENDED, _END)
-        for state in (_S.WAITING, _S.OPENING, _S.LIVE, _S.FLUSHING, _S.DETACHED)
+        for state in (_S.WAITING, _S.LEAVING, _S.OPENING, _S.LIVE, _S.FLUSHING, _S.DETACHED)
         for event in (_E.TAKEN_OVER, _E.FAIL, _E.SHUTDOWN)
     },
 }
@@ -84,9 +88,13 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]]] = {
 # start_timeout, which has a code of its own on the wire).
 DEADLINES: Final[dict[State, float]] = {
     State.NEW: 10.0,
+    State.LEAVING: 1.0,
     State.FLUSHING: 2.0,
     State.DETACHED: 10.0,
 }
+
+
+SEEKING: Final = (State.WAITING, State.LEAVING)  # those who stand in the queue for a slot
 
 
 def advance(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from understudy.core import wire
 from understudy.core.errors import Internal
 from understudy.core.fleet import Request, WorkerState
-from understudy.core.session import State
+from understudy.core.session import SEEKING
 from understudy.edge.links import WorkerLink
 from understudy.edge.session import Session
 from understudy.seams import Clock, Store
@@ -51,7 +51,7 @@ class Admission:
             queue = self._waiting.get(model, deque())
             while queue:
                 session = queue[0]
-                if session.state is not State.WAITING:  # it left while it waited
+                if session.state not in SEEKING:  # it left while it waited
                     queue.popleft()
                     continue
                 try:
@@ -79,11 +79,11 @@ class Admission:
         return True
 
     def waiting(self, model: str) -> list[Session]:
-        return [s for s in self._waiting.get(model, ()) if s.state is State.WAITING]
+        return [s for s in self._waiting.get(model, ()) if s.state in SEEKING]
 
     def drop_ended(self) -> None:
         for model, queue in self._waiting.items():
-            if any(session.state is not State.WAITING for session in queue):
+            if any(session.state not in SEEKING for session in queue):
                 self._waiting[model] = deque(self.waiting(model))
 
     def learn_boot(self, model: str, boot_s: float) -> None:

@@ -183,7 +183,12 @@ class Edge:
                     if self._clock.now() > until:
                         raise
                     await self._clock.sleep(0.01)
-                elif takeover or other.state in (State.DETACHED, State.FLUSHING, State.ENDED):
+                elif takeover or other.state in (
+                    State.DETACHED,
+                    State.LEAVING,
+                    State.FLUSHING,
+                    State.ENDED,
+                ):
                     other.on(Event.TAKEN_OVER)
                     await other.over
                 else:

@@ -72,14 +72,11 @@ class WorkerLink(Peer):
         session: Performing,
         position: int,
         params: Mapping[str, float],
-        context: bytes,
     ) -> None:
-        """Gives a slot to a session and primes it with its recent input."""
+        """Gives a slot to a session, whose input goes on (or is primed) at `position`."""
         self._sessions[slot] = session
         self._opening.add(slot)
         self.say(type="open", slot=slot, position=position, params=dict(params))
-        if context:
-            self.audio(slot, position, context)
 
     def release(self, slot: int, session: Performing) -> None:
         if self._sessions.get(slot) is session:

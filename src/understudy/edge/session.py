@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from understudy.core.audio import SampleLock
 from understudy.core.errors import Internal, ModelFailed, UnderstudyError
 from understudy.core.ledger import Interval, Meter, Role
 from understudy.core.session import DEADLINES, Effect, Event, State, advance
+from understudy.core.wire import BYTES_PER_SAMPLE
 from understudy.edge.links import WorkerLink
 from understudy.seams import Clock
 
@@ -77,6 +79,7 @@ class Session:
         self.client: Client | None = client
         self._new_lock = new_lock
         self.lock = new_lock()
+        self._changes = deque([(0, params)])  # (input position, params from there on)
         self._placing = placing
         self._clock = clock
         self._link: WorkerLink | None = None
@@ -112,8 +115,8 @@ class Session:
             self.since_s = self._clock.now()
             log.debug("session %s: %s, %s -> %s", self.id, event, before, self.state)
         if self.state is State.ENDED and before is not State.ENDED:
-            stopped = before is State.FLUSHING and event in (Event.DEADLINE, Event.SLOT_LOST)
-            self.reason = "stopped" if stopped else REASONS.get(event, "stopped")
+            late = before in (State.LEAVING, State.FLUSHING) and event is Event.DEADLINE
+            self.reason = "stopped" if late else REASONS.get(event, "stopped")
         for effect in effects:
             self._effects[effect]()
 
@@ -144,7 +147,7 @@ class Session:
     # the client's side
 
     def feed(self, pcm: bytes) -> None:
-        if self.state is _FLUSHING or self.state is _ENDED:
+        if self.state is _FLUSHING or self.state is _ENDED or self.state is State.LEAVING:
             return  # nothing counts after `stop`
         position, model_pcm = self.lock.feed(pcm, self._clock.now())
         if model_pcm and self._link is not None:
@@ -152,7 +155,13 @@ class Session:
         self._send()
 
     def set_params(self, params: dict[str, float]) -> None:
+        while len(self._changes) > 1 and self._changes[1][0] <= self.lock.history.start:
+            self._changes.popleft()
         self.params = params
+        end = self.lock.history.end
+        if self._changes[-1][0] == end:  # nothing was said since: the last one counts
+            self._changes.pop()
+        self._changes.append((end, params))
         if self._link is not None:
             self._link.say(type="params", slot=self._slot, params=params)
 
@@ -245,7 +254,18 @@ class Session:
     def _open(self) -> None:
         assert self._link is not None
         position, context = self.lock.context()
-        self._link.open(self._slot, self, position, self.params, context)
+        # A slider that moved within the context moves again at its place.
+        while len(self._changes) > 1 and self._changes[1][0] <= position:
+            self._changes.popleft()
+        self._link.open(self._slot, self, position, self._changes[0][1])
+        at = position
+        for end, params in [*self._changes, (self.lock.history.end, None)][1:]:
+            pcm = context[(at - position) * BYTES_PER_SAMPLE : (end - position) * BYTES_PER_SAMPLE]
+            if pcm:
+                self._link.audio(self._slot, at, pcm)
+            if params is not None:
+                self._link.say(type="params", slot=self._slot, params=params)
+            at = end
 
     def _go_live(self) -> None:
         assert self._link is not None
@@ -280,6 +300,7 @@ class Session:
         self._heard_before_s = self.heard_s
         self._silent_before_s += self.lock.silent_s
         self.lock = self._new_lock()
+        self._changes = deque([(0, self.params)])
         self._meter = Meter(self.lock.rate_hz, self._meter.next_seq)
 
     def _release(self) -> None:
