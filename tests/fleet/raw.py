@@ -80,6 +80,16 @@ class Raw:
                 if event["type"] == kind:
                     return event
 
+    def heard_until_ended(self) -> bytes:
+        """All the audio that comes before `ended`."""
+        heard = b""
+        while True:
+            opcode, payload = self.next()
+            if opcode == BINARY:
+                heard += payload
+            elif opcode == TEXT and json.loads(payload)["type"] == "ended":
+                return heard
+
     def close_code(self) -> int:
         """The code of the server's close frame, whatever comes before it; then it must hang up."""
         while True:

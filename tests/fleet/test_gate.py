@@ -125,14 +125,7 @@ def test_exactly_200_ms_and_odd_bytes_are_legal(server: Server) -> None:
         for at in range(9600, len(data), 3):
             peer.frame(BINARY, data[at : at + 3])
         peer.say(type="stop")
-        heard = b""
-        while True:
-            kind, payload = peer.next()
-            if kind == BINARY:
-                heard += payload
-            elif kind == TEXT and json.loads(payload)["type"] == "ended":
-                break
-        assert heard == data
+        assert peer.heard_until_ended() == data
         assert peer.close_code() == 1000
 
 
@@ -172,14 +165,7 @@ def test_a_client_that_runs_ahead_is_slowed_and_loses_nothing(server: Server) ->
         for at in range(0, len(data), 960):
             peer.frame(BINARY, data[at : at + 960])
         peer.say(type="stop")
-        heard = b""
-        while True:
-            kind, payload = peer.next()
-            if kind == BINARY:
-                heard += payload
-            elif kind == TEXT and json.loads(payload)["type"] == "ended":
-                break
-        assert heard == data
+        assert peer.heard_until_ended() == data
 
 
 @settings(
