@@ -1,8 +1,10 @@
 """What every provider promises. The local one starts real processes, here against no edge."""
 
 import asyncio
+import contextlib
 import json
 import signal
+import time
 from collections.abc import AsyncIterator
 
 import psutil
@@ -25,12 +27,14 @@ async def provider(request: pytest.FixtureRequest) -> AsyncIterator[LocalProvide
 
 
 def process_of(provider: LocalProvider, node: str) -> psutil.Process:
-    (found,) = (
-        child
-        for child in psutil.Process().children()
-        if node in " ".join(child.cmdline()) and "understudy.worker" in " ".join(child.cmdline())
-    )
-    return found
+    """A node's process; right after its start the system may not show its command line yet."""
+    for _ in range(1000):
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "understudy.worker" in child.cmdline() and node in child.cmdline():
+                    return child
+        time.sleep(0.01)
+    raise AssertionError(f"node {node} has no process")
 
 
 async def exited(provider: LocalProvider, node: str) -> str:
