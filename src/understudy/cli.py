@@ -8,13 +8,13 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from understudy import __version__
+from understudy import __version__, eventloop
 from understudy.config import DEFAULT_PORT, ConfigFile, data_dir
 from understudy.core.errors import UnderstudyError
 from understudy.sim.command import simulate
@@ -33,18 +33,6 @@ class Sentence(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         click.secho(f"understudy: {self.message}", fg="red", err=True)
-
-
-def run_loop(work: Coroutine[Any, Any, Any]) -> Any:
-    """Runs a coroutine on the fastest loop there is."""
-    try:
-        import uvloop
-
-        new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    except ImportError:
-        new_loop = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(work)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -131,7 +119,7 @@ def up(host: str, port: int, data: Path | None, verbose: bool) -> None:
         sys.stdout.flush()
 
     check_listen(host, has_secret=secret is not None)
-    run_loop(
+    eventloop.run(
         serve(host, port, data_dir(data), token_check(secret), announce, private=secret is not None)
     )
 
@@ -220,7 +208,7 @@ def stream(
         voice, user, rate_hz, params=params_of(wishes), takeover=takeover
     )
     with progress(len(pcm), source.name) as update:
-        out = run_loop(stream_pcm(session, pcm, rate_hz, update, _say))
+        out = eventloop.run(stream_pcm(session, pcm, rate_hz, update, _say))
     write_audio(target, out, rate_hz)
 
 

@@ -6,16 +6,15 @@ that is, when its standard input closes.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
 
+from understudy import eventloop
 from understudy.models.mirror import MirrorModel
 from understudy.worker.__main__ import leave_with_parent
 
@@ -48,14 +47,7 @@ async def serve() -> None:
 def main() -> None:
     logging.getLogger("picows").setLevel(logging.ERROR)
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    try:
-        import uvloop
-
-        new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    except ImportError:
-        new_loop = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(serve())
+    eventloop.run(serve())
 
 
 if __name__ == "__main__":

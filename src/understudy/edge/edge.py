@@ -203,15 +203,9 @@ class Edge:
         return card
 
     def _raise_failure(self, model: str) -> None:
-        if model in self._failures and not self._has_workers(model):
+        trying = any(link.worker.model == model for link in self.links.values())
+        if model in self._failures and not trying:
             raise ModelFailed(self._failures[model])
-
-    def _has_workers(self, model: str) -> bool:
-        states = (WorkerState.READY, WorkerState.LOADING)
-        return any(
-            link.worker.model == model and link.worker.state in states
-            for link in self.links.values()
-        )
 
     def merge_params(self, session: Session, wish: wire.Params) -> dict[str, float]:
         merge_params(session.voice, wish, self.cards[session.voice.model].controls)

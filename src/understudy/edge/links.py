@@ -139,8 +139,6 @@ class WorkerLink(Peer):
             case "ready":
                 self.card = Card.parse(message["card"])
                 self._become(WorkerState.READY, boot_s=float(message["boot_s"]), progress=1.0)
-            case "loading":
-                self._become(WorkerState.LOADING, progress=float(message["progress"]))
             case "failed":
                 self._fail(str(message["message"]))
             case "opened":

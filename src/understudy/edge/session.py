@@ -155,8 +155,7 @@ class Session:
         self._send()
 
     def set_params(self, params: dict[str, float]) -> None:
-        while len(self._changes) > 1 and self._changes[1][0] <= self.lock.history.start:
-            self._changes.popleft()
+        self._forget_changes(self.lock.history.start)
         self.params = params
         end = self.lock.history.end
         if self._changes[-1][0] == end:  # nothing was said since: the last one counts
@@ -164,6 +163,11 @@ class Session:
         self._changes.append((end, params))
         if self._link is not None:
             self._link.say(type="params", slot=self._slot, params=params)
+
+    def _forget_changes(self, position: int) -> None:
+        """Drops the params that others had replaced by `position`."""
+        while len(self._changes) > 1 and self._changes[1][0] <= position:
+            self._changes.popleft()
 
     def client_lost(self) -> None:
         self.client = None
@@ -255,8 +259,7 @@ class Session:
         assert self._link is not None
         position, context = self.lock.context()
         # A slider that moved within the context moves again at its place.
-        while len(self._changes) > 1 and self._changes[1][0] <= position:
-            self._changes.popleft()
+        self._forget_changes(position)
         self._link.open(self._slot, self, position, self._changes[0][1])
         at = position
         for end, params in [*self._changes, (self.lock.history.end, None)][1:]:

@@ -7,7 +7,6 @@ open for as long as the parent lives.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import gc
 import json
@@ -15,8 +14,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
 
+from understudy import eventloop
 from understudy.clock import SystemClock
 from understudy.worker.link import run
 
@@ -45,17 +44,10 @@ def main() -> int:
         secret = stdin.readline().decode().strip()
         spec = json.loads(stdin.readline())
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    try:
-        import uvloop
-
-        new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    except ImportError:
-        new_loop = asyncio.new_event_loop
     gc.freeze()
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(
-            run(arguments.url, secret, arguments.node, arguments.region, spec, SystemClock())
-        )
+    return eventloop.run(
+        run(arguments.url, secret, arguments.node, arguments.region, spec, SystemClock())
+    )
 
 
 if __name__ == "__main__":
