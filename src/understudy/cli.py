@@ -255,18 +255,25 @@ def status(url: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(state, indent=2))
         return
-    table = new_table(f"Workers of {url}", "worker", "model", "state", "slots", "taken", "boot")
+    table = new_table(
+        f"Workers of {url}", "worker", "model", "revision", "region", "state", "seats", "boot"
+    )
     for worker in state["workers"]:
         boot = "" if worker["boot_s"] is None else f"{worker['boot_s']:.1f} s"
-        counts = (str(worker["slots"]), str(worker["taken"]), boot)
-        table.add_row(worker["node"], worker["model"], worker["state"], *counts)
+        seats = f"{worker['taken']} of {worker['slots']}"
+        which = (worker["model"], worker["revision"], worker["region"])
+        table.add_row(worker["id"], *which, worker["state"], seats, boot)
     show(table)
     table = new_table(
-        f"Sessions ({state['waiting']} waiting)", "user", "voice", "state", "heard", "silent"
+        f"Sessions ({state['waiting']} waiting)",
+        *("user", "voice", "state", "performs", "lead", "understudy", "silent"),
     )
     for session in state["sessions"]:
-        times = (f"{session['heard_s']:.1f} s", f"{session['silent_s']:.2f} s")
-        table.add_row(session["user"], session["voice"], session["state"], *times)
+        performs = f"{session['role']} on {session['worker']}" if session["role"] else "nobody"
+        heard = (f"{session['lead_s']:.1f} s", f"{session['understudy_s']:.1f} s")
+        silent = f"{session['silent_s']:.2f} s"
+        row = (session["user"], session["voice"], session["state"], performs)
+        table.add_row(*row, *heard, silent)
     show(table)
 
 

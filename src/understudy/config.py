@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import math
 import os
 import re
 import tomllib
@@ -13,41 +16,78 @@ from pathlib import Path
 from typing import Any, Final
 
 from understudy.core.errors import BadParams, ConfigError, UnknownVoice
+from understudy.core.policy_view import Drain, Rules
 from understudy.core.wire import Control, Params
 
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT: Final = 8765
 DEFAULT_SLOTS: Final = 4
+PITCH: Final = "understudy.models.pitch:PitchModel"  # can stand in for anybody
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model: `engine` is "module:Class"; `workers` are kept up, each with `slots` sessions."""
+    """A model: `engine` is "module:Class", each worker has `slots` sessions.
+
+    `workers` are always on; None: workers are rented and given back as sessions come and go.
+    `load_s`: a wait after the real load, which stands for a heavier one.
+    """
 
     name: str
     engine: str
     slots: int = DEFAULT_SLOTS
-    workers: int = 1
+    workers: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)  # for the engine's constructor
+    load_s: float = 0.0
+    price_per_h: float = 0.0  # of a node
+    drain: str = Drain.MOVE  # what becomes of sessions on an older revision
+    path: str = ""  # the folder of its bundle, if it was deployed
+    bundle: str = ""  # ... and the hash of that
+
+    @property
+    def revision(self) -> str:
+        """Names what a worker loads: other numbers, another revision."""
+        if self.bundle:
+            return self.bundle
+        loaded = [self.engine, self.slots, dict(self.options), self.load_s]
+        return hashlib.sha256(json.dumps(loaded, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """What a user picks: a model and its numbers."""
+    """What a user picks: a model and its numbers.
+
+    `understudy`: the voice that covers for it, "none", or None: the nearest one that can.
+    """
 
     name: str
     title: str
     model: str
     params: Params = field(default_factory=dict)
-    understudy: str = "none"
+    understudy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     models: Mapping[str, ModelSpec]
     voices: Mapping[str, Voice]
+    rules: Rules = field(default_factory=Rules)  # what the operator chooses of the policy
+
+    def understudy_of(self, voice: Voice) -> Voice | None:
+        """The voice that covers while no lead is ready, always on; a voice of a model that is
+        always on itself needs none."""
+        if voice.understudy == "none" or self.models[voice.model].workers is not None:
+            return None
+        if voice.understudy is not None:
+            return self.voices.get(voice.understudy)
+        able = [
+            other
+            for other in self.voices.values()
+            if self.models[other.model].workers and self.models[other.model].engine == PITCH
+        ]
+        return min(able, key=lambda other: _distance(voice, other), default=None)
 
     def voice(self, name: str) -> Voice:
         """Raises UnknownVoice, naming the voices there are."""
@@ -56,8 +96,15 @@ class Config:
         return voice
 
 
-def merge_params(voice: Voice, wish: Params, controls: Mapping[str, Control]) -> dict[str, float]:
-    """The voice's own numbers with the user's over them. Raises BadParams."""
+def _distance(voice: Voice, other: Voice) -> tuple[float, str]:
+    """How different two pitch voices are, in semitones; a robot is an octave from everybody."""
+    gaps = [voice.params.get(k, 0.0) - other.params.get(k, 0.0) for k in ("pitch", "formant")]
+    gaps.append(12.0 * (voice.params.get("robot", 0.0) - other.params.get("robot", 0.0)))
+    return math.hypot(*gaps), other.name
+
+
+def check_params(voice: Voice, wish: Params, controls: Mapping[str, Control]) -> None:
+    """Raises BadParams on a number that the voice does not take."""
     for name, value in wish.items():
         control = controls.get(name)
         if control is None:
@@ -67,7 +114,6 @@ def merge_params(voice: Voice, wish: Params, controls: Mapping[str, Control]) ->
             raise BadParams(
                 f"{name} must be {control.min:g} to {control.max:g} {control.unit}, not {value:g}"
             )
-    return {**voice.params, **wish}
 
 
 def parse(text: str, source: str) -> Config:
@@ -76,8 +122,10 @@ def parse(text: str, source: str) -> Config:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source} is no valid TOML: {error}") from None
-    for section in raw.keys() - {"models", "voices"}:
-        raise ConfigError(f"{source}: unknown section [{section}]; there are models and voices")
+    for section in raw.keys() - {"models", "voices", "fleet"}:
+        raise ConfigError(
+            f"{source}: unknown section [{section}]; there are models, voices and fleet"
+        )
     models = {
         name: _model(name, _table(raw["models"], name, source), f"{source}: [models.{name}]")
         for name in _table(raw, "models", source)
@@ -87,9 +135,25 @@ def parse(text: str, source: str) -> Config:
         for name in _table(raw, "voices", source)
     }
     for voice in voices.values():
-        if voice.understudy != "none" and voice.understudy not in voices:
-            raise ConfigError(f"{source}: [voices.{voice.name}] understudy is no voice here")
-    return Config(models, voices)
+        cover = voices.get(voice.understudy or "")
+        if voice.understudy not in (None, "none") and (
+            cover is None or not models[cover.model].workers
+        ):
+            raise ConfigError(
+                f'{source}: [voices.{voice.name}] understudy must be "none" or a voice here '
+                "whose model is always on (workers = 1 or more)"
+            )
+    return Config(models, voices, _rules(raw.get("fleet", {}), f"{source}: [fleet]"))
+
+
+def _rules(raw: Any, where: str) -> Rules:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where} must be a table")
+    known = {"max_nodes": int, "budget_per_h": float, "patience": float}
+    _fields(raw, known, where)
+    if any(value < 0 for value in raw.values()):
+        raise ConfigError(f"{where}: no number may be negative")
+    return Rules(**raw)
 
 
 def _table(raw: Mapping[str, Any], name: str, source: str) -> Mapping[str, Any]:
@@ -105,17 +169,26 @@ def _fields(raw: Mapping[str, Any], known: Mapping[str, type], where: str) -> No
     for name, value in raw.items():
         if name not in known:
             raise ConfigError(f"{where}: unknown key {name!r}; known: {', '.join(known)}")
-        if isinstance(value, bool) or not isinstance(value, known[name]):
+        kind = known[name]
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if isinstance(value, bool) or not isinstance(value, kind):
             raise ConfigError(f"{where}: {name} must be a {known[name].__name__}")
 
 
 def _model(name: str, raw: Mapping[str, Any], where: str) -> ModelSpec:
-    _fields(raw, {"engine": str, "slots": int, "workers": int, "options": dict}, where)
+    known = {"engine": str, "slots": int, "workers": int, "options": dict}
+    known |= {"load_s": float, "price_per_h": float, "drain": str}
+    _fields(raw, known, where)
     if ":" not in raw.get("engine", ""):
         raise ConfigError(f'{where} needs engine = "module:Class"')
     spec = ModelSpec(name, **raw)
-    if not 1 <= spec.slots <= 1024 or not 0 <= spec.workers <= 64:
+    if not 1 <= spec.slots <= 1024 or not 0 <= (spec.workers or 0) <= 64:
         raise ConfigError(f"{where}: slots must be 1 to 1024 and workers 0 to 64")
+    if not 0 <= spec.load_s <= 3600 or spec.price_per_h < 0:
+        raise ConfigError(f"{where}: load_s must be 0 to 3600 and price_per_h not negative")
+    if spec.drain not in list(Drain):
+        raise ConfigError(f"{where}: drain must be one of {', '.join(Drain)}")
     return spec
 
 
@@ -135,7 +208,7 @@ def _voice(
         title=raw.get("title", name),
         model=raw["model"],
         params={key: float(value) for key, value in params.items()},
-        understudy=raw.get("understudy", "none"),
+        understudy=raw.get("understudy"),
     )
 
 

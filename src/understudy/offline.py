@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.config import Config, ModelSpec, Voice, merge_params
+from understudy.config import Config, ModelSpec, Voice, check_params
 from understudy.core.audio import SampleLock
 from understudy.core.errors import BadParams
 from understudy.edge.edge import describe
@@ -29,10 +29,11 @@ class Pipe:
         model = build_model(spec.engine, 1, spec.options)
         model.load("cpu")
         card = card_of(model)
-        self.lock = SampleLock(rate_hz, card, SoxrResampler)
+        self.lock = SampleLock(rate_hz, SoxrResampler, card)
         self._slots = Slots(model)
         try:
-            self._slots.open(0, 0, merge_params(voice, params, card.controls))
+            check_params(voice, params, card.controls)
+            self._slots.open(0, 0, {**voice.params, **params})
         except ValueError as error:
             raise BadParams(str(error)) from None
 

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.core.fleet import Node, Placement, Request, Worker
+from understudy.core.fleet import (
+    Deployment,
+    Fleet,
+    Node,
+    Placement,
+    Request,
+    SessionRow,
+    Worker,
+)
 from understudy.core.ledger import Interval
 from understudy.core.wire import Card, Control
 
@@ -56,23 +63,6 @@ class Model(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRow:
-    """A session as the store keeps it. `ended_s` is None while it lives."""
-
-    id: str
-    user: str
-    voice: str
-    model: str
-    region: str
-    edge: str
-    started_s: float
-    worker: str | None = None
-    slot: int | None = None
-    ended_s: float | None = None
-    reason: str = ""
-
-
 class Store(Protocol):
     """The only shared truth. Every method is one transaction; audio never comes here."""
 
@@ -80,35 +70,84 @@ class Store(Protocol):
 
     async def close(self) -> None: ...
 
-    async def save_card(self, model: str, card: Card) -> None: ...
+    # the fleet
 
-    async def cards(self) -> Mapping[str, Card]: ...
-
-    async def save_worker(self, worker: Worker) -> None:
-        """Adds or updates a worker; `taken` is ignored: it is counted from the sessions."""
+    async def look(self) -> Fleet:
+        """Everything that is up and live, at one instant."""
         ...
 
-    async def workers(self) -> Sequence[Worker]:
-        """The workers that are not gone."""
+    async def rent(self, worker: Worker) -> None:
+        """Records a worker before its node is asked for, so that none is ever forgotten."""
         ...
+
+    async def ready(self, worker: str, at_s: float) -> None:
+        """The worker has loaded its model. Unless it is gone, or being given back."""
+        ...
+
+    async def drain(self, worker: str, on: bool) -> bool:
+        """Whether there is such a worker; if so it takes nobody new, or does again."""
+        ...
+
+    async def retire(self, worker: str) -> bool:
+        """Marks a worker without seats as stopping; False: somebody sits there."""
+        ...
+
+    async def gone(self, worker: str, at_s: float, reason: str) -> None:
+        """The worker is no more, and neither are its seats. Idempotent: the first counts."""
+        ...
+
+    async def history(self, from_s: float) -> tuple[Sequence[Worker], Sequence[SessionRow]]:
+        """The workers and sessions that were not over at `from_s`, those that are now included."""
+        ...
+
+    # sessions and their seats
 
     async def begin(self, row: SessionRow) -> None:
         """Records a live session. Raises AlreadyLive if the user has one."""
         ...
 
     async def place(self, request: Request) -> Placement | None:
-        """Gives a live session a slot by `policy.place`, or None: no slot is free."""
+        """Gives a live session a slot by `policy.place`, or None: no slot is free, or others
+        wait for one. Asked again: the slot that it has in that role."""
         ...
 
-    async def release(self, session: str) -> None:
-        """The session's slot is free again. Idempotent."""
+    async def move(self, session: str, source: str | None, target: str, why: str) -> bool:
+        """Takes a second seat on `target` for a live session that was last seated on `source`
+        (None: on no worker of that model); False: that is not so any more, or nothing is free."""
+        ...
+
+    async def release(self, session: str, worker: str, slot: int) -> None:
+        """The seat is free again, if it is this session's. Idempotent."""
         ...
 
     async def end(self, session: str, reason: str, at_s: float) -> None:
-        """The session is over and its slot free. Idempotent: the first end counts."""
+        """The session is over and its seats free. Idempotent: the first end counts."""
         ...
 
-    async def sessions(self, *, live: bool = True) -> Sequence[SessionRow]: ...
+    async def recover(self, edge: str, at_s: float) -> int:
+        """Ends what an earlier life of this edge left live, its workers too; returns how many
+        sessions that were."""
+        ...
+
+    # what is learnt and shipped
+
+    async def save_card(self, model: str, revision: str, card: Card) -> None: ...
+
+    async def cards(self) -> Mapping[tuple[str, str], Card]:
+        """By (model, revision)."""
+        ...
+
+    async def deploy(self, deployment: Deployment) -> None: ...
+
+    async def deployments(self) -> Sequence[Deployment]:
+        """All there ever were, the oldest first."""
+        ...
+
+    async def fail(self, model: str, revision: str, reason: str) -> None:
+        """The revision does not load: every deployment of it counts no more."""
+        ...
+
+    # the ledger
 
     async def meter(self, intervals: Sequence[Interval]) -> None:
         """Writes intervals of the ledger; one written before grows, and never shrinks."""
@@ -120,18 +159,15 @@ class Store(Protocol):
         """The intervals last counted at from_s <= at_s < to_s, in that order."""
         ...
 
-    async def recover(self, edge: str, at_s: float) -> int:
-        """Ends what an earlier life of this edge left live, its workers too; returns how many
-        sessions that were."""
-        ...
-
 
 class Provider(Protocol):
     """Where nodes come from. A node starts one worker, which dials in to the edge."""
 
     name: str
 
-    async def start(self, model: str) -> Node: ...
+    async def start(self, node: Node) -> None:
+        """Rents what was asked for; its id is the asker's."""
+        ...
 
     async def stop(self, node: str) -> None:
         """Returns a node. Idempotent; waits until it is gone."""

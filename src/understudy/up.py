@@ -10,14 +10,15 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from understudy.catalog import Catalog
 from understudy.clock import SystemClock
-from understudy.config import ConfigFile
+from understudy.config import ConfigFile, ModelSpec
 from understudy.controller.loop import Controller
-from understudy.core.errors import ConfigError
+from understudy.core.errors import ConfigError, ModelFailed
 from understudy.edge.api import build_app
 from understudy.edge.edge import CheckToken, Edge
 from understudy.edge.gate import Gate, HostCheck, is_loopback, listen
@@ -28,6 +29,7 @@ from understudy.store.sqlite import SqliteStore
 log = logging.getLogger(__name__)
 
 SWITCH_S: Final = 0.0005
+CATALOG_S: Final = 0.5  # how often deployments are looked for
 READY_S: Final = 30.0  # how long the first workers may take before the address is printed anyway
 
 
@@ -60,22 +62,22 @@ async def up(
     store = SqliteStore(data / "understudy.db")
     await store.open()
 
-    def spec_json(model: str) -> str:
-        return json.dumps(asdict(config_file.current().models[model]))
+    def spec_json(model: str, revision: str) -> str:
+        return json.dumps(catalog.spec(model, revision))
 
+    catalog = Catalog(config_file, store)
+    await catalog.refresh()
     provider = LocalProvider(spec_json)
-    edge = Edge(store, config_file.current, provider.admits, check_token, SoxrResampler, clock)
+    edge = Edge(store, catalog.current, provider.admits, check_token, SoxrResampler, clock)
     check = HostCheck(host)
     gate = Gate(sock, edge, build_app(edge, check, private=private), check, clock)
     local = host if is_loopback(host) else "127.0.0.1"
     shown = f"[{host}]" if ":" in host else host
-    provider.url = f"ws://{f'[{local}]' if ':' in local else local}:{gate.port}/v1/link"
-    controller = Controller(
-        store,
-        provider,
-        lambda: {name: spec.workers for name, spec in config_file.current().models.items()},
-        clock,
-    )
+    url = f"ws://{f'[{local}]' if ':' in local else local}:{gate.port}/v1/link"
+    provider.urls[edge.region] = url
+    controller = Controller(store, provider, catalog.wanted, lambda: catalog.current().rules, clock)
+    edge.seating.changed = controller.nudge
+    controller.moved = edge.seating.nudge
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -86,13 +88,15 @@ async def up(
         for name, role in (
             ("gate", gate.run()),
             ("edge", edge.run()),
+            ("seating", edge.seating.run()),
             ("ledger", edge.run_ledger()),
+            ("catalog", _follow(catalog, edge, controller, clock)),
             ("controller", controller.run()),
         )
     ]
     stopping = loop.create_task(stop.wait())
     try:
-        warm = await _warm(edge, config_file, stop, clock)
+        warm = await _warm(edge, catalog, stop, clock)
         # What start-up made stays: a collection that walked it all would hold audio up.
         gc.collect()
         gc.freeze()
@@ -135,13 +139,50 @@ def lock_data(data: Path) -> IO[str]:
     return lock
 
 
-async def _warm(
-    edge: Edge, config_file: ConfigFile, stop: asyncio.Event, clock: SystemClock
-) -> bool:
-    """Waits until each configured model has a ready worker, or for READY_S."""
+async def _follow(catalog: Catalog, edge: Edge, controller: Controller, clock: SystemClock) -> None:
+    """Keeps up with what is deployed, and learns the cards of what was never loaded."""
+    tried: set[tuple[str, str]] = set()
+    while True:
+        try:
+            if await catalog.refresh():
+                controller.nudge()
+                edge.cards.update(await edge.store.cards())
+            for spec in list(catalog.current().models.values()):
+                key = (spec.name, spec.revision)
+                if spec.workers is None and key not in edge.cards and key not in tried:
+                    tried.add(key)
+                    await _try(spec, edge)
+        except Exception:
+            log.exception("the deployments could not be read; trying again")
+        await clock.sleep(CATALOG_S)
+
+
+async def _try(spec: ModelSpec, edge: Edge) -> None:
+    """Loads a model once, so that its latency is known before a GPU has to be rented for that."""
+    try:
+        from understudy.worker.check import check
+    except ImportError:
+        from understudy.worker.link import build_model
+        from understudy.worker.slots import card_of
+        m = build_model(spec.engine, spec.slots, spec.options)
+        edge.learn_card(spec.name, spec.revision, card_of(m))
+        return
+
+    same = [card for (_, revision), card in edge.cards.items() if revision == spec.revision]
+    try:
+        card = same[0] if same else (await check(spec)).card
+    except ModelFailed as error:
+        log.error("model %s: %s", spec.name, error.message)
+        edge.learn_failure(spec.name, spec.revision, error.message)
+    else:
+        edge.learn_card(spec.name, spec.revision, card)
+
+
+async def _warm(edge: Edge, catalog: Catalog, stop: asyncio.Event, clock: SystemClock) -> bool:
+    """Waits until each model that is always on has a ready worker, or for READY_S."""
     until = clock.now() + READY_S
     while clock.now() < until and not stop.is_set():
-        wanted = [spec.name for spec in config_file.current().models.values() if spec.workers]
+        wanted = [spec.name for spec in catalog.current().models.values() if spec.workers]
         if all(edge.ready(model) or edge.failed(model) for model in wanted):
             return not any(edge.failed(model) for model in wanted)
         await clock.sleep(0.02)

@@ -47,7 +47,7 @@ def test_the_output_is_the_input_sample_for_sample(
     chunks: list[int], frame: int, latency: int
 ) -> None:
     card = Card(24_000, frame, latency, 1.0, 4)
-    lock = SampleLock(24_000, card, SoxrResampler)
+    lock = SampleLock(24_000, SoxrResampler, card)
     model = Delay(lock, card)
     x = noise(sum(chunks) // 2 + 1).tobytes()[: sum(chunks)]  # chunks in bytes: odd ones included
     heard = b""
@@ -73,7 +73,7 @@ def test_the_output_is_the_input_sample_for_sample(
 )
 def test_resampled_streams_keep_the_same_promise(rate: int, chunk_s: float) -> None:
     card = Card(24_000, 240, 500, 1.0, 4)
-    lock = SampleLock(rate, card, SoxrResampler)
+    lock = SampleLock(rate, SoxrResampler, card)
     model = Delay(lock, card)
     t = np.arange(rate) / rate
     x = (8000 * np.sin(2 * np.pi * 440 * t)).astype("<i2")
@@ -95,7 +95,7 @@ def test_resampled_streams_keep_the_same_promise(rate: int, chunk_s: float) -> N
 
 def test_an_overdue_answer_becomes_silence_in_its_place() -> None:
     card = Card(24_000, 240, 0, 1.0, 4)
-    lock = SampleLock(24_000, card, SoxrResampler)
+    lock = SampleLock(24_000, SoxrResampler, card)
     x = noise(24_000)
     for k in range(50):  # half a second, unanswered
         lock.feed(x[k * 240 : (k + 1) * 240].tobytes(), now=k * 0.01)
@@ -116,7 +116,7 @@ def test_an_overdue_answer_becomes_silence_in_its_place() -> None:
 
 def test_running_ahead_is_not_taken_for_a_slow_engine() -> None:
     card = Card(24_000, 240, 0, 1.0, 4)
-    lock = SampleLock(24_000, card, SoxrResampler)
+    lock = SampleLock(24_000, SoxrResampler, card)
     x = noise(24_000)
     for k in range(100):  # a second at once
         lock.feed(x[k * 240 : (k + 1) * 240].tobytes(), now=5.0)
@@ -127,7 +127,7 @@ def test_running_ahead_is_not_taken_for_a_slow_engine() -> None:
 
 def test_a_hole_between_two_workers_is_silence() -> None:
     card = Card(24_000, 1, 0, 1.0, 4)
-    lock = SampleLock(24_000, card, SoxrResampler)
+    lock = SampleLock(24_000, SoxrResampler, card)
     x = noise(3000)
     lock.feed(x.tobytes(), 0.0)
     lock.answer(0, x[:1000].tobytes(), 0.0, 0.0)
@@ -142,7 +142,7 @@ def test_a_hole_between_two_workers_is_silence() -> None:
 
 def test_abandoned_sessions_get_every_sample_they_are_owed() -> None:
     card = Card(24_000, 240, 100, 1.0, 4)
-    lock = SampleLock(24_000, card, SoxrResampler)
+    lock = SampleLock(24_000, SoxrResampler, card)
     lock.feed(noise(5000).tobytes(), 0.0)
     lock.finish(0.0)
     lock.abandon()
@@ -168,7 +168,7 @@ def test_history_keeps_what_was_asked_and_no_more() -> None:
 
 def test_memory_is_flat_over_ten_thousand_blocks() -> None:
     card = Card(24_000, 240, 960, 3.0, 4)
-    lock = SampleLock(24_000, card, SoxrResampler)
+    lock = SampleLock(24_000, SoxrResampler, card)
     model = Delay(lock, card)
     block = noise(240).tobytes()
     sizes = []

@@ -1,104 +1,369 @@
-"""Placing and keeping workers up, as pure functions."""
+"""The scaling policy: its thresholds against brute force, and what it may never do."""
 
-import itertools
+from __future__ import annotations
 
-from hypothesis import given
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.core.fleet import Crashes, Memory, Node, Plan, Request, View, Worker, WorkerState
-from understudy.core.policy import Rules, backoff_s, decide, place
+from understudy.core.fleet import Request
+from understudy.core.policy import decide, place
+from understudy.core.policy_levels import Costs, Thresholds, thresholds
+from understudy.core.policy_rates import Life, Rate
+from understudy.core.policy_view import (
+    Away,
+    Drain,
+    Memory,
+    Plan,
+    Pool,
+    Rules,
+    Session,
+    Stage,
+    View,
+    Worker,
+)
 
-READY = WorkerState.READY
+COSTS = Costs(slots=4, boot_s=10.0, patience=20.0, stop_cost=1.0, horizon_s=600.0)
+RTT_S = {("sf", "tokyo"): 0.11, ("tokyo", "sf"): 0.11}
 
 
-def worker(name: str, taken: int, slots: int = 4, **changes: object) -> Worker:
+def sessions(count: int, region: str = "sf", prefix: str = "s") -> tuple[Session, ...]:
+    return tuple(Session(f"{prefix}{k}", 0.0, region) for k in range(count))
+
+
+def worker(name: str, taken: int = 0, **changes: object) -> Worker:
     fields: dict[str, object] = {
         "id": name,
-        "node": f"n{name}",
         "model": "m",
-        "region": "r",
-        "slots": slots,
-        "state": READY,
-        "taken": taken,
+        "revision": "r1",
+        "region": "sf",
+        "stage": Stage.READY,
+        "slots": 4,
+        "since_s": 0.0,
+        "sessions": sessions(taken, prefix=f"{name}-"),
     }
     return Worker(**(fields | changes))  # type: ignore[arg-type]
 
 
-def test_the_fullest_worker_with_room_is_chosen() -> None:
-    fleet = [worker("a", 1), worker("b", 3), worker("c", 4), worker("d", 0)]
-    chosen = place(fleet, Request("s", "m", "r"))
-    assert chosen is not None
-    assert chosen.id == "b"
+def pool(*workers: Worker, **changes: object) -> Pool:
+    waiting = changes.get("waiting", ())
+    assert isinstance(waiting, tuple)
+    fields: dict[str, object] = {
+        "model": "m",
+        "region": "sf",
+        "revision": "r1",
+        "slots": 4,
+        "boot_s": 10.0,
+        "price_per_h": 1.0,
+        "workers": workers,
+        "arrived": sum(len(w.sessions) for w in workers) + len(waiting),
+    }
+    return Pool(**(fields | changes))  # type: ignore[arg-type]
 
 
-def test_other_models_full_and_loading_workers_are_not_chosen() -> None:
-    fleet = [
-        worker("a", 0, model="other"),
-        worker("b", 4),
-        worker("c", 0, state=WorkerState.LOADING),
+def look(*pools: Pool, rules: Rules | None = None, now: float = 0.0) -> Plan:
+    return decide(View(pools, RTT_S), rules or Rules(), now, Memory())[0]
+
+
+# --- Where a session goes ---
+
+
+def test_the_fullest_ready_worker_of_the_newest_revision_is_chosen() -> None:
+    view = View(
+        (
+            pool(
+                worker("a", 1),
+                worker("b", 2),
+                worker("c", 4),
+                worker("old", 3, revision="r0"),
+                worker("drains", 3, stage=Stage.DRAINING),
+                worker("loads", 0, stage=Stage.LOADING),
+            ),
+        )
+    )
+    assert place(view, Rules(), Request("s", "m", "sf")) == "b"
+    assert place(view, Rules(), Request("s", "other", "sf")) is None
+
+
+def test_a_far_worker_is_chosen_only_if_home_is_full_and_it_is_near_enough() -> None:
+    far = pool(worker("t", 1, region="tokyo"), region="tokyo")
+    request = Request("s", "m", "sf")
+    assert place(View((pool(worker("a", 3)), far), RTT_S), Rules(), request) == "a"
+    full = View((pool(worker("a", 4)), far), RTT_S)
+    assert place(full, Rules(), request) == "t"
+    assert place(full, Rules(far_rtt_s=0.0), request) is None
+    assert place(View(full.pools), Rules(), request) is None  # who knows how far it is
+
+
+def test_nobody_overtakes_those_who_wait() -> None:
+    view = View((pool(worker("a", 1), waiting=sessions(1, prefix="w")),), RTT_S)
+    assert place(view, Rules(), Request("s", "m", "sf")) is None
+
+
+def test_those_who_wait_are_seated_in_order_and_guests_go_home_after_them() -> None:
+    guest = Session("g", 0.0, "sf")
+    home = pool(worker("a", 2), waiting=(Session("w", 0.0, "sf"),), away=(Away("g", "t"),))
+    host = pool(worker("t", 0, region="tokyo", sessions=(guest,)), region="tokyo")
+    plan = look(home, host)
+    assert [(m.session, m.source, m.target) for m in plan.moves] == [
+        ("w", None, "a"),
+        ("g", "t", "a"),
     ]
-    assert place(fleet, Request("s", "m", "r")) is None
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("rs")), max_size=8))
-def test_placing_never_overfills(sizes: list[tuple[int, str]]) -> None:
-    fleet = [worker(str(k), taken, region=region) for k, (taken, region) in enumerate(sizes)]
-    chosen = place(fleet, Request("s", "m", "r"))
-    if any(w.taken < 4 for w in fleet):
-        assert chosen is not None
-        assert chosen.taken < chosen.slots
-        if any(w.taken < 4 and w.region == "r" for w in fleet):
-            assert chosen.region == "r"
-    else:
-        assert chosen is None
+# --- How many workers there are ---
 
 
-def test_what_is_missing_is_started_and_what_exited_is_discarded() -> None:
-    view = View((), (Node("n1", "m", "r"), Node("n2", "m", "r", "killed by signal 9")), {"m": 2})
-    plan, memory = decide(view, Rules(), 100.0, Memory())
-    assert [d.node for d in plan.discard] == ["n2"]
-    assert [s.model for s in plan.start] == ["m"]
-    assert memory.crashes["m"].count == 1
+def test_a_first_user_starts_a_worker_and_a_loading_one_is_enough() -> None:
+    waiting = sessions(1, prefix="w")
+    assert len(look(pool(waiting=waiting)).starts) == 1
+    loading = worker("a", stage=Stage.LOADING)
+    assert look(pool(loading, waiting=waiting)).starts == ()
 
 
-def test_a_model_that_keeps_crashing_is_started_ever_more_rarely() -> None:
-    rules, memory, starts = Rules(), Memory(), list[float]()
-    running = False
-    for tick in range(4000):  # 1,000 s in looks of 0.25 s; each start dies before the next look
-        nodes = (Node("n", "m", "r", "exited with status 3"),) if running else ()
-        plan, memory = decide(View((), nodes, {"m": 1}), rules, tick * 0.25, memory)
-        running = bool(plan.start)
-        if running:
-            starts.append(tick * 0.25)
-    gaps = [b - a for a, b in itertools.pairwise(starts)]
-    assert gaps[0] <= 1
-    assert max(gaps) <= rules.max_backoff_s + 1
-    assert len(starts) < 60
+def test_a_crowd_starts_several_at_once() -> None:
+    assert len(look(pool(waiting=sessions(9, prefix="w"))).starts) >= 3
 
 
-def test_the_backoff_is_never_negative_nor_endless() -> None:
-    for count in range(2000):
-        assert 0 <= backoff_s(Crashes(count, 0), Rules()) <= Rules().max_backoff_s
+def test_the_emptiest_worker_is_emptied_then_stopped() -> None:
+    plan = look(pool(worker("a", 1), worker("b", 2), worker("c", 1)))
+    assert plan.stops == ()
+    assert {m.source for m in plan.moves} == {"a"}
+    assert {m.target for m in plan.moves} == {"b"}
+    plan = look(pool(worker("a", 0), worker("b", 3), worker("c", 1)))
+    assert [s.worker for s in plan.stops] == ["a"]
 
 
-def test_a_busy_worker_is_never_stopped() -> None:
-    nodes = tuple(Node(f"n{k}", "m", "r") for k in "abc")
-    workers = (worker("a", 1), worker("b", 0), worker("c", 4))
-    plan, _ = decide(View(workers, nodes, {"m": 1}), Rules(), 0.0, Memory())
-    assert [d.node for d in plan.discard] == ["nb"]
-    assert plan.start == ()
-    plan, _ = decide(View(workers, nodes, {}), Rules(), 0.0, Memory())
-    assert [d.node for d in plan.discard] == ["nb"]
+def test_a_new_revision_warms_first_and_then_sessions_move_over() -> None:
+    old = worker("old", 3, revision="r0")
+    assert [s.revision for s in look(pool(old)).starts] == ["r1"]
+    loading = worker("new", stage=Stage.LOADING)
+    plan = look(pool(old, loading))
+    assert (plan.moves, plan.stops) == ((), ())
+    plan = look(pool(old, worker("new")))
+    assert {(m.source, m.target) for m in plan.moves} == {("old", "new")}
+    assert len(plan.moves) == 3
+    assert look(pool(old, worker("new", 1), drain=Drain.FINISH)).moves == ()
+    emptied = look(pool(worker("old", 0, revision="r0"), worker("new", 3)))
+    assert [s.worker for s in emptied.stops] == ["old"]
 
 
-def test_a_node_that_runs_without_its_worker_is_replaced() -> None:
-    nodes = (Node("na", "m", "r"),)
-    plan, memory = decide(View((), nodes, {"m": 1}), Rules(), 0.0, Memory())
-    assert plan == Plan()  # it has not dialled in yet
-    plan, memory = decide(View((worker("a", 1),), nodes, {"m": 1}), Rules(), 1.0, memory)
-    assert plan == Plan()
-    plan, memory = decide(View((), nodes, {"m": 1}), Rules(), 2.0, memory)  # its link is lost
-    assert [d.node for d in plan.discard] == ["na"]
-    assert len(plan.start) == 1
-    plan, memory = decide(View((), (), {"m": 1}), Rules(), 3.0, memory)
-    assert memory.served == frozenset()
+def test_under_a_limit_who_waited_longest_is_first_and_spares_are_given_back() -> None:
+    early, late = Session("e", 1.0, "sf"), Session("l", 2.0, "sf")
+    pools = (
+        pool(model="a", waiting=(late,), arrived=1),
+        pool(model="b", waiting=(early,), arrived=1),
+        pool(worker("c", 0, model="c"), model="c"),
+    )
+    for limit in (Rules(max_nodes=1), Rules(budget_per_h=1.0)):
+        plan = look(*pools, rules=limit)
+        assert [s.model for s in plan.starts] == ["b"]
+        assert [s.worker for s in plan.stops] == ["c"]  # before the start: there is room
+    busy = (*pools[:2], pool(worker("c", 1, model="c"), model="c"))
+    assert look(*busy, rules=Rules(max_nodes=1)) == replace(look(), look_again_s=10.0)
+    spare = (*pools[:2], pool(worker("c", 1, model="c"), worker("d", 2, model="c"), model="c"))
+    plan = look(*spare, rules=Rules(max_nodes=2, patience=1000.0))
+    assert plan.starts == ()
+    assert [(m.source, m.target) for m in plan.moves] == [("c", "d")]  # however dear the spare
+
+
+def test_an_unchanged_pool_is_passed_over_until_it_is_due() -> None:
+    view, rules = View((pool(worker("a", 3)),)), Rules()
+    plan, memory = decide(view, rules, 5.0, Memory())
+    assert plan.look_again_s == 5.0 + rules.look_s
+    _, after = decide(view, rules, 6.0, memory)
+    assert after.pools == memory.pools
+    _, after = decide(view, rules, 5.0 + rules.look_s, after)
+    assert after.pools["m", "sf"].at_s == 5.0 + rules.look_s
+
+
+# --- Never ---
+
+
+@st.composite
+def views(draw: st.DrawFn) -> View:
+    pools = []
+    made = 0
+    for model in ("a", "b"):
+        for region in ("sf", "tokyo"):
+            workers = []
+            for _ in range(draw(st.integers(0, 4))):
+                made += 1
+                stage = draw(st.sampled_from(list(Stage)))
+                taken = 0 if stage is Stage.LOADING else draw(st.integers(0, 4))
+                workers.append(
+                    worker(
+                        f"w{made}",
+                        taken,
+                        model=model,
+                        region=region,
+                        stage=stage,
+                        revision=draw(st.sampled_from(["r0", "r1", "r1"])),
+                        sessions=sessions(taken, region, f"w{made}-"),
+                    )
+                )
+            waiting = sessions(draw(st.integers(0, 6)), region, f"q-{model}-{region}-")
+            pools.append(
+                pool(
+                    *workers,
+                    model=model,
+                    region=region,
+                    waiting=waiting,
+                    drain=draw(st.sampled_from(list(Drain))),
+                )
+            )
+    return View(tuple(pools), RTT_S)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    views(),
+    st.one_of(st.none(), st.integers(0, 12)),
+    st.one_of(st.none(), st.floats(0, 12)),
+    st.sampled_from([0.5, 6.0, 100.0]),
+)
+def test_what_a_plan_may_never_do(
+    view: View, max_nodes: int | None, budget_per_h: float | None, patience: float
+) -> None:
+    rules = Rules(patience=patience, max_nodes=max_nodes, budget_per_h=budget_per_h)
+    plan, memory = decide(view, rules, 100.0, Memory())
+    assert (plan, memory) == decide(view, rules, 100.0, Memory())
+    workers = {w.id: w for p in view.pools for w in p.workers}
+    seated = {s.id: w.id for w in workers.values() for s in w.sessions}
+    regions = {s.id: s.region for p in view.pools for s in p.waiting}
+    for stop in plan.stops:
+        assert not workers[stop.worker].sessions
+        assert stop.worker not in {m.target for m in plan.moves}
+    if plan.starts:
+        nodes = len(workers) - len(plan.stops) + len(plan.starts)
+        assert max_nodes is None or nodes <= max_nodes
+        assert budget_per_h is None or nodes <= budget_per_h + 1e-6
+    moved = [move.session for move in plan.moves]
+    assert len(moved) == len(set(moved))
+    for move in plan.moves:
+        target = workers[move.target]
+        assert target.stage is Stage.READY
+        assert seated.get(move.session) == move.source
+        if move.source is None:
+            assert target.region == regions[move.session]
+        else:
+            assert workers[move.source].model == target.model
+    for name, one in workers.items():
+        coming = sum(m.target == name for m in plan.moves)
+        assert len(one.sessions) + coming <= one.slots
+    for model in ("a", "b", "c"):
+        for region in ("sf", "tokyo"):
+            chosen = place(view, rules, Request("new", model, region))
+            if chosen is not None:
+                assert workers[chosen].stage is Stage.READY
+                assert workers[chosen].model == model
+                assert len(workers[chosen].sessions) < workers[chosen].slots
+
+
+# --- Thresholds ---
+
+
+def by_value_iteration(base: int, arrivals_per_s: float, mean_s: float, costs: Costs) -> Thresholds:
+    """The same decision problem solved by value iteration, with the boot in the state."""
+    low, high = max(-base, -14), 14
+    step_s = 0.5
+    boots = round(costs.boot_s / step_s)
+    keep = 1.0 - step_s / costs.horizon_s
+    states = range(low, high + 1)
+
+    def after(values: list[float], x: int) -> float:
+        up = arrivals_per_s * step_s if x < high else 0.0
+        down = (base + x) / mean_s * step_s if x > low else 0.0
+        at = x - low
+        value = values[at] * (1.0 - up - down)
+        if up:
+            value += values[at + 1] * up
+        if down:
+            value += values[at - 1] * down
+        return keep * value
+
+    wait = [costs.patience * min(costs.slots, max(0, x)) * step_s for x in states]
+    off = [0.0] * len(states)
+    on = list(off)
+    for _ in range(6000):
+        boot = list(on)
+        for _ in range(boots):
+            boot = [step_s + wait[x - low] + after(boot, x) for x in states]
+        off, before = [min(boot[x - low], wait[x - low] + after(off, x)) for x in states], list(off)
+        on = [
+            min(step_s + after(on, x), off[x - low] + costs.stop_cost)
+            if x <= 0
+            else step_s + after(on, x)
+            for x in states
+        ]
+        if max(abs(a - b) for a, b in zip(off, before, strict=True)) < 1e-4:
+            break
+    start_at = next(x for x in states if boot[x - low] <= wait[x - low] + after(off, x) + 1e-6)
+    stops = [x for x in states if x <= 0 and off[x - low] + costs.stop_cost <= on[x - low] + 1e-9]
+    return Thresholds(min(1, start_at), max(stops, default=low - 1))
+
+
+@pytest.mark.parametrize(
+    ("base", "arrivals_per_s", "patience"), [(0, 0.004, 5.0), (8, 0.02, 20.0), (40, 0.09, 40.0)]
+)
+def test_thresholds_agree_with_value_iteration(
+    base: int, arrivals_per_s: float, patience: float
+) -> None:
+    costs = replace(COSTS, patience=patience, horizon_s=200.0)
+    mine = thresholds(base, arrivals_per_s, 480.0, costs)
+    other = by_value_iteration(base, arrivals_per_s, 480.0, costs)
+    assert abs(mine.start_at - other.start_at) <= 1
+    assert abs(mine.stop_at - other.stop_at) <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 30).map(lambda level: 4 * level),
+    st.floats(0.0, 1.0),
+    st.floats(60.0, 2000.0),
+    st.floats(0.1, 200.0),
+)
+def test_thresholds_never_starve_nor_evict_nor_flap(
+    base: int, arrivals_per_s: float, mean_s: float, patience: float
+) -> None:
+    found = thresholds(base, arrivals_per_s, mean_s, replace(COSTS, patience=patience))
+    assert found.start_at <= 1
+    assert found.stop_at <= 0
+    assert found.stop_at < found.start_at
+
+
+def test_more_patience_or_more_traffic_never_means_fewer_spares() -> None:
+    by_patience = [
+        thresholds(40, 0.1, 480.0, replace(COSTS, patience=p)).start_at for p in (1, 5, 20, 80)
+    ]
+    assert by_patience == sorted(by_patience, reverse=True)
+    by_rate = [thresholds(40, rate, 480.0, COSTS).start_at for rate in (0.02, 0.1, 0.3, 1.0)]
+    assert by_rate == sorted(by_rate, reverse=True)
+    assert by_rate[-1] < by_rate[0]
+
+
+# --- What it learns ---
+
+
+def test_rates_start_at_equilibrium_and_follow_what_comes() -> None:
+    rate = Rate()
+    assert rate.per_s(48, 480.0) == pytest.approx(0.1)
+    for _ in range(600):
+        rate = rate.after(5.0, 1)  # twice that
+    assert rate.per_s(96, 480.0) == pytest.approx(0.2, rel=0.05)
+    quiet = rate.after(600.0, 0)
+    assert quiet.per_s(48, 480.0) < 0.1
+    mob = rate
+    for _ in range(20):
+        mob = mob.after(1.0, 2)
+    assert mob.per_s(130, 480.0) > 2 * rate.per_s(96, 480.0)
+
+
+def test_the_length_of_sessions_is_learnt_from_those_that_end() -> None:
+    life = Life().after(0.0, 0, 0.0)
+    for k in range(400):
+        life = life.after(60.0 * (k + 1), 2, 60.0 * 20)  # 20 at once, two end a minute
+    assert life.mean_s == pytest.approx(600.0, rel=0.05)
+    assert life.fleet(20) == pytest.approx(20.0, rel=0.05)

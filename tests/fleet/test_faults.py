@@ -101,7 +101,7 @@ async def test_a_killed_worker_is_replaced_and_the_session_goes_on(start: Start)
         await talker.until_heard(0.5)
         await talker.stop()
         silent = talker.check()
-        assert 0 < silent < 8 * RATE_HZ
+        assert silent < 8 * RATE_HZ
         assert stream.ended is not None
         assert stream.ended.lead_s == pytest.approx(
             (len(talker.heard) // 2 - silent) / RATE_HZ, abs=0.02

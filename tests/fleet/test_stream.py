@@ -210,8 +210,11 @@ async def test_the_client_in_the_docs_works(server: Server, tmp_path: Path) -> N
 
 async def test_voices_are_listed_with_what_their_sliders_may_do(server: Server) -> None:
     voices = {voice["name"]: voice for voice in await Client(server.url).voices()}
-    assert set(voices) == {"chipmunk", "giant", "robot", "natural-up", "natural-down", "mirror"}
-    assert all(voice["ready"] for voice in voices.values())
+    always_on = {"chipmunk", "giant", "robot", "natural-up", "natural-down", "mirror"}
+    assert {name for name, voice in voices.items() if voice["ready"]} == always_on
+    assert {voices[name]["understudy"] for name in always_on} == {None}
+    assert set(voices) - always_on == {"miku", "miku-dev", "teto"}
+    assert voices["miku"]["understudy"] == "chipmunk"
     assert voices["chipmunk"]["controls"]["pitch"]["unit"] == "semitones"
     assert voices["mirror"]["controls"] == {}
     assert voices["chipmunk"]["latency_ms"] <= 50

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.core.errors import ConfigError
-from understudy.core.scaling_view import Memory, Plan, Request, Rules, Start, Stop, View
+from understudy.core.fleet import Request
+from understudy.core.policy_view import Memory, Plan, Rules, Start, Stop, View
 from understudy.sim import frontier, report, traffic
 from understudy.sim.baselines import POLICIES, Understudy
 from understudy.sim.command import simulate as command

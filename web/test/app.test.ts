@@ -11,7 +11,9 @@ describe("words", () => {
     expect(title({ name: "queued", position: 2, etaS: 8 })).toBe("Queued: 2nd");
     expect(words({ name: "queued", position: 2, etaS: 8 }, "C").detail).toBe("About 8 s.");
     expect(title({ name: "loading", progress: 0.4, etaS: null })).toBe("Loading 40 %");
-    expect(title({ name: "live", role: "lead", voice: "c", latencyMs: 20 })).toBe("Live");
+    expect(title({ name: "live", role: "lead", voice: "c", latencyMs: 20, lead: null })).toBe(
+      "Live",
+    );
     expect(title({ name: "ended", reason: "taken_over", error: null })).toBe("Ended: taken over");
     expect(title({ name: "ended", reason: "failed", error: clientError("no_mic") })).toBe(
       "No microphone",

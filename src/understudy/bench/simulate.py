@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from understudy.core.scaling_view import Rules
+from understudy.core.policy_view import Rules
 from understudy.sim import frontier, traffic
 from understudy.sim.record import Setup
 from understudy.sim.traffic import Made, Visit

@@ -1,20 +1,30 @@
-"""The controller: look, decide, act a little, look again. It never trusts an old plan."""
+"""The controller: look, decide, act a little, look again. It never trusts an old plan.
+
+All that it knows is in the store and with the provider; what it remembers only makes it better.
+So it may stop at any line and another may go on: a worker is recorded before its node is asked
+for, is marked before it is returned, and every move is a guarded write.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from typing import Final
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
-from understudy.core import policy
-from understudy.core.fleet import Memory, View
-from understudy.core.policy import Rules
+from understudy.core import policy, supervision
+from understudy.core.fleet import Fleet, Node, Worker, WorkerState
+from understudy.core.policy_view import Key, Memory, Move, Plan, Pool, Rules, Start, View
+from understudy.core.pools import Traffic, Wanted, pool_of
+from understudy.core.supervision import supervise
 from understudy.seams import Clock, Provider, Store
 
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.25
+CRASHES: Final = supervision.Rules()
 
 
 class Controller:
@@ -24,41 +34,163 @@ class Controller:
         self,
         store: Store,
         provider: Provider,
-        wanted: Callable[[], Mapping[str, int]],
+        wanted: Callable[[], Sequence[Wanted]],
+        rules: Callable[[], Rules],
         clock: Clock,
-        rules: Rules | None = None,
+        *,
+        regions: Sequence[str] = ("local",),
+        look_s: float = LOOK_S,
     ) -> None:
-        """`wanted()`: how many workers of each model the configuration asks for, as of now."""
+        """`wanted()`: the models there are, as of now; `rules()`: what the operator chose."""
         self._store = store
         self._provider = provider
         self._wanted = wanted
+        self._rules = rules
         self._clock = clock
-        self._rules = rules or Rules()
+        self._regions = regions
+        self._look_s = look_s
+        self._news = asyncio.Event()
+        self._pools: dict[Key, Pool] = {}
+        self._traffic = Traffic()
         self._memory = Memory()
+        self._crashes: supervision.Memory = {}
+        self._busy: dict[str, asyncio.Task[None]] = {}  # nodes that are being asked for or returned
+        self.moved: Callable[[], None] = lambda: None  # an edge has seats to look at
+        self.plans: Callable[[float, View, Plan], None] = lambda now, view, plan: None
+
+    def nudge(self) -> None:
+        """Something has changed: look soon."""
+        self._news.set()
 
     async def run(self) -> None:
-        while True:
-            try:
-                await self.once()
-            except Exception:
-                log.exception("a look at the fleet failed; looking again")
-            await self._clock.sleep(LOOK_S)
+        try:
+            while True:
+                self._news.clear()
+                try:
+                    await self.once()
+                except Exception:
+                    log.exception("a look at the fleet failed; looking again")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._look_s):
+                        await self._news.wait()
+        finally:
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Waits for what was begun with the provider."""
+        await asyncio.gather(*self._busy.values(), return_exceptions=True)
 
     async def once(self) -> None:
-        workers, nodes = await asyncio.gather(self._store.workers(), self._provider.nodes())
-        view = View(tuple(workers), tuple(nodes), self._wanted())
-        plan, self._memory = policy.decide(view, self._rules, self._clock.now(), self._memory)
-        by_id = {node.id: node for node in nodes}
-        for discard in plan.discard:
-            node = by_id[discard.node]
-            why = node.exited or "is not wanted, or hangs"
-            log.warning("node %s (%s) is returned: it %s", node.id, node.model, why)
-        # At once: to wait for a hung node's end would keep its users from the next one.
-        await asyncio.gather(
-            *(self._start(start.model) for start in plan.start),
-            *(self._provider.stop(discard.node) for discard in plan.discard),
+        now = self._clock.wall()
+        busy = set(self._busy)  # what ends while we look may be seen half
+        fleet, nodes = await asyncio.gather(self._store.look(), self._provider.nodes())
+        busy |= self._busy.keys()
+        held = await self._supervise(
+            [worker for worker in fleet.workers if worker.id not in busy],
+            [node for node in nodes if node.id not in busy],
+            now,
         )
+        view = self._view(fleet, held)
+        plan, self._memory = policy.decide(view, self._rules(), now, self._memory)
+        self.plans(now, view, plan)
+        await self._act(plan, fleet)
 
-    async def _start(self, model: str) -> None:
-        node = await self._provider.start(model)
-        log.info("node %s starts for %s", node.id, model)
+    async def _supervise(
+        self, workers: Sequence[Worker], nodes: Sequence[Node], now: float
+    ) -> frozenset[str]:
+        verdict, self._crashes = supervise(nodes, workers, CRASHES, now, self._crashes)
+        for node in verdict.discard:
+            why = node.exited or "hangs, or has lost its link"
+            log.warning("node %s (%s) is returned: it %s", node.id, node.model, why)
+            self._begin(node.id, self._return(node.id, why))
+        for worker in verdict.lost:
+            await self._store.gone(worker.id, now, "its node is no more")
+        for worker in workers:  # somebody was about to return it
+            if worker.state is WorkerState.STOPPING and worker.id not in self._busy:
+                self._begin(worker.id, self._return(worker.id, "not needed"))
+        return verdict.held
+
+    def _view(self, fleet: Fleet, held: frozenset[str]) -> View:
+        self._traffic = self._traffic.after(fleet)
+        wanted = {want.model: want for want in self._wanted()}
+        for worker in fleet.workers:  # of a model that is no more: they finish, and go
+            wanted.setdefault(
+                worker.model, Wanted(worker.model, worker.revision, worker.slots, keep=0)
+            )
+        pools: dict[Key, Pool] = {}
+        for want in wanted.values():
+            for region in self._regions:
+                pool = pool_of(fleet, want, region, self._traffic, held=want.model in held)
+                old = self._pools.get(pool.key)
+                pools[pool.key] = old if old is not None and old == pool else pool
+        self._pools = pools
+        return View(tuple(pools.values()))
+
+    async def _act(self, plan: Plan, fleet: Fleet) -> None:
+        workers = {worker.id: worker for worker in fleet.workers}
+        moved = False
+        for move in plan.moves:
+            moved |= await self._store.move(
+                move.session, move.source, move.target, self._why(move, workers)
+            )
+        if moved:
+            self.moved()
+        for stop in plan.stops:
+            if stop.worker not in self._busy and await self._store.retire(stop.worker):
+                log.info("worker %s is given back", stop.worker)
+                self._begin(stop.worker, self._return(stop.worker, "not needed"))
+        for start in plan.starts:
+            await self._start(start)
+
+    def _why(self, move: Move, workers: dict[str, Worker]) -> str:
+        if move.source is None:
+            return "lead ready"
+        source, target = workers.get(move.source), workers[move.target]
+        if source is not None and source.draining:
+            return "drain"
+        return "packing" if source and source.revision == target.revision else "new revision"
+
+    async def _start(self, start: Start) -> None:
+        wanted = next(want for want in self._wanted() if want.model == start.model)
+        name = f"{self._provider.name}-{secrets.token_hex(4)}"
+        await self._store.rent(
+            Worker(
+                name,
+                start.model,
+                start.revision,
+                start.region,
+                wanted.slots,
+                WorkerState.LOADING,
+                self._clock.wall(),
+                wanted.price_per_h,
+            )
+        )
+        node = Node(name, start.model, start.revision, start.region)
+        self._begin(name, self._ask_for(node))
+
+    async def _ask_for(self, node: Node) -> None:
+        log.info("node %s starts for %s", node.id, node.model)
+        try:
+            await self._provider.start(node)
+        except Exception as error:
+            log.exception("node %s does not start", node.id)
+            now = self._clock.wall()
+            self._crashes = supervision.crashed(node.model, CRASHES, now, self._crashes)
+            await self._store.gone(node.id, self._clock.wall(), f"does not start: {error}")
+
+    async def _return(self, node: str, why: str) -> None:
+        # At once: to wait for a hung node's end would keep its users from the next one.
+        await self._provider.stop(node)
+        await self._store.gone(node, self._clock.wall(), why)
+
+    def _begin(self, node: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._busy[node] = task
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._busy.pop(node, None)
+            self.nudge()
+            if not task.cancelled() and (error := task.exception()):
+                log.error("the provider failed with node %s", node, exc_info=error)
+
+        task.add_done_callback(done)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from understudy.core.crossing import Crossing
 from understudy.core.wire import BYTES_PER_SAMPLE, Card, Spread
 
 OVERDUE_S: Final = 0.200  # an answer later than this is given up
@@ -60,13 +61,15 @@ class SampleLock:
     """Holds one session's output to its input: output sample k answers input sample k.
 
     It is sent once input sample k + `latency` has arrived; what is missing becomes silence in
-    its exact place. `latency` is in samples at the client's rate and never changes.
+    its exact place. `latency` is in samples at the client's rate and never changes, whoever
+    performs: it is the largest of all that may.
     """
 
-    def __init__(self, rate_hz: int, card: Card, resampling: Resampling) -> None:
+    def __init__(self, rate_hz: int, resampling: Resampling, *cards: Card) -> None:
+        """`cards`: of the lead, and of the understudy if there is one; their rates agree."""
         self.rate_hz = rate_hz
-        self.model_hz = card.sample_rate or rate_hz
-        self._lookahead = card.latency + card.frame - 1  # at the model's rate
+        self.model_hz = next((card.sample_rate for card in cards if card.sample_rate), rate_hz)
+        self._lookahead = max(card.latency + card.frame - 1 for card in cards)  # model's rate
         self._down: Resampler | None = None
         self._up: Resampler | None = None
         latency_s = self._lookahead / self.model_hz
@@ -75,9 +78,10 @@ class SampleLock:
             self._up = resampling(self.model_hz, rate_hz)
             latency_s += self._down.shortfall_s + self._up.shortfall_s
         self.latency = math.ceil(latency_s * rate_hz - 1e-9)
-        self._alignment = card.alignment
         # An alignment more: the first multiple of it may lie that far into what is kept.
-        self._context = math.ceil(card.context_s * self.model_hz) + card.alignment
+        self._context = max(
+            math.ceil(card.context_s * self.model_hz) + card.alignment for card in cards
+        )
         self.history = History()
         self.received = 0  # client samples in
         self.sent = 0  # client samples out
@@ -89,6 +93,7 @@ class SampleLock:
         self._due: deque[tuple[int, float, float]] = deque()
         self._began: float | None = None  # when the first sample came
         self._finishing = False
+        self._crossing: Crossing | None = None
         self._queue_s: deque[float] = deque(maxlen=TIMINGS)
         self._step_s: deque[float] = deque(maxlen=TIMINGS)
 
@@ -122,17 +127,70 @@ class SampleLock:
             self._due.append((self.history.end, now, due))
         return position, pcm
 
-    def context(self) -> tuple[int, bytes]:
+    def context(self, card: Card) -> tuple[int, bytes]:
         """(position, PCM) that a fresh worker needs to go on where the last one stopped."""
-        return self.history.kept(self._alignment)
+        return self.history.kept(card.alignment)
 
     def answer(self, position: int, pcm: bytes | memoryview, step_s: float, now: float) -> None:
-        """Takes output of a worker; what was sent already, or given up, is ignored."""
+        """Takes output of who performs; what was sent already, or given up, is ignored."""
+        if self._crossing is not None and self._crossing.begun:
+            self._crossing.old.put(position, pcm)
+            self._cross(step_s, now)
+            return
         ahead = position - self._next
         if ahead < 0:
             pcm = pcm[-ahead * BYTES_PER_SAMPLE :]
         elif ahead:
             self._silence(position)
+        self._sound(pcm, step_s, now)
+
+    # a move: join, until `crossing` is false; or leave, or part
+
+    def meet(self) -> None:
+        """Another worker is being primed, to perform soon."""
+        self._crossing = Crossing(self.model_hz)
+
+    @property
+    def crossing(self) -> bool:
+        return self._crossing is not None
+
+    def join(
+        self, position: int, pcm: bytes | memoryview, card: Card, step_s: float, now: float
+    ) -> None:
+        """Takes output of the newcomer, whose card is given."""
+        assert self._crossing is not None
+        end = position + len(pcm) // BYTES_PER_SAMPLE
+        unanswered = self.history.end - (end + card.latency + card.frame - 1)
+        self._crossing.join(position, pcm, self._next, unanswered)
+        if self._crossing.begun:
+            self._cross(step_s, now)
+
+    def leave(self, now: float) -> None:
+        """Who performed is gone: the newcomer is heard from here on."""
+        if self._crossing is not None:
+            run, self._crossing = self._crossing.new, None
+            if run.pcm:
+                self.answer(run.start, bytes(run.pcm), 0.0, now)
+
+    def part(self, now: float) -> None:
+        """The newcomer is gone: who performed goes on."""
+        if self._crossing is not None:
+            run, self._crossing = self._crossing.old, None
+            if run.pcm:
+                self.answer(run.start, bytes(run.pcm), 0.0, now)
+
+    @property
+    def newcomer_is_ahead(self) -> bool:
+        crossing = self._crossing
+        return crossing is not None and crossing.begun and crossing.new.end > crossing.old.end
+
+    def _cross(self, step_s: float, now: float) -> None:
+        assert self._crossing is not None
+        self._sound(self._crossing.take(), step_s, now)
+        if self._crossing.over:
+            self._crossing = None
+
+    def _sound(self, pcm: bytes | memoryview, step_s: float, now: float) -> None:
         if not pcm:
             return
         self._next += len(pcm) // BYTES_PER_SAMPLE
@@ -144,12 +202,15 @@ class SampleLock:
             self._step_s.append(step_s)
             self._queue_s.append(max(0.0, now - came - step_s))
 
+    def is_overdue(self, now: float) -> bool:
+        return bool(self._due) and now - self._due[0][2] > OVERDUE_S
+
     def give_up(self, now: float) -> int | None:
         """Puts silence where an answer is overdue.
 
         Returns the input position that the worker should go on from, or None: nothing is overdue.
         """
-        if not self._due or now - self._due[0][2] <= OVERDUE_S:
+        if not self.is_overdue(now):
             return None
         end = self._due[0][0]
         while self._due and now - self._due[0][2] > CAUGHT_UP_S:
@@ -159,6 +220,7 @@ class SampleLock:
 
     def abandon(self) -> None:
         """No worker will answer any more: silence for all that is left to send."""
+        self._crossing = None
         missing = self.received - self.sent - len(self._out) // BYTES_PER_SAMPLE
         self._due.clear()
         self.silent_s += max(0, missing) / self.rate_hz

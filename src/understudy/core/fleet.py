@@ -1,4 +1,4 @@
-"""What the fleet looks like at one instant: plain data for the policy and the store."""
+"""What the store keeps of the fleet: plain records, read at one instant."""
 
 from __future__ import annotations
 
@@ -6,26 +6,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from understudy.core.ledger import Role
+
 
 class WorkerState(StrEnum):
     LOADING = "loading"
     READY = "ready"
+    STOPPING = "stopping"  # empty, and being given back: nobody is seated any more
     GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A process on a node with one model loaded (or loading). `taken`: slots in use."""
+    """A process on a node with one revision of one model loaded (or loading); its id is the
+    node's. Times are Unix times; it is paid for from `started_s` to `stopped_s`."""
 
     id: str
-    node: str
     model: str
+    revision: str
     region: str
     slots: int
     state: WorkerState
-    taken: int = 0
-    progress: float = 0.0
-    boot_s: float | None = None  # how long it took from start to ready
+    started_s: float
+    price_per_h: float = 0.0
+    ready_s: float | None = None
+    stopped_s: float | None = None
+    draining: bool = False  # the operator's wish: takes nobody new, and goes when empty
+    taken: int = 0  # slots in use
     reason: str = ""  # why it is gone, where that is known
 
 
@@ -38,44 +45,60 @@ class Node:
 
     id: str
     model: str
+    revision: str
     region: str
     exited: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """What the controller sees: the store's workers, the providers' nodes, the configured wish."""
+class SessionRow:
+    """A session as the store keeps it. `ended_s` is None while it lives."""
 
-    workers: tuple[Worker, ...]
-    nodes: tuple[Node, ...]
-    wanted: Mapping[str, int]  # model -> workers to keep up
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
+    id: str
+    user: str
+    voice: str
     model: str
+    understudy: str  # the model that covers for it, or ""
+    region: str
+    edge: str
+    started_s: float
+    ended_s: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Discard:
-    """Return a node: it has exited, or nobody wants it."""
+class Seat:
+    """A slot that a session has. While it moves it has two: the later `turn` is where it goes."""
 
-    node: str
+    session: str
+    worker: str
+    slot: int
+    role: Role
+    turn: int
+    why: str  # in a word or two
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    start: tuple[Start, ...] = ()
-    discard: tuple[Discard, ...] = ()
+class Fleet:
+    """Everything at one instant: workers that are not gone, live sessions in the order in which
+    they came, and their seats in the order of their turns."""
+
+    workers: tuple[Worker, ...] = ()
+    sessions: tuple[SessionRow, ...] = ()
+    seats: tuple[Seat, ...] = ()
+    boot_s: Mapping[str, float] = field(default_factory=dict)  # by model: of the last loads
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A session that needs a slot."""
+    """A session that wants a slot of a model, now. `revision`: the newest one."""
 
     session: str
     model: str
     region: str
+    revision: str = ""
+    role: Role = Role.LEAD
+    why: str = "connect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +108,14 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class Crashes:
-    """How often a model's nodes died in a row, and when the last one did (s)."""
+class Deployment:
+    """One `understudy deploy` (or rollback): from `at_s` on, the model is this revision.
 
-    count: int = 0
-    last_s: float = 0.0
+    `spec`: the bundle as the configuration has it, as JSON. `failed`: why it does not load.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What the policy must remember between two looks."""
-
-    crashes: Mapping[str, Crashes] = field(default_factory=dict)
-    served: frozenset[str] = frozenset()  # nodes whose worker has dialled in
+    model: str
+    revision: str
+    at_s: float
+    spec: str
+    failed: str = ""

@@ -1,86 +1,180 @@
-"""The policy, pure: which worker takes a session, and which nodes should run.
+"""The scaling policy, pure: which worker takes a session, and which workers there should be.
 
-The edge calls `place`, the controller `decide`; a simulator can call the same two.
+The edge calls `place`, the controller `decide`; the simulator calls the same two. One pool is one
+model in one region. In each, sessions are packed by best fit, and since they can move, workers
+are levels (core/policy_levels.py): one more is started when too few slots are free for what may
+come while it loads, and the emptiest one is emptied by moves, then stopped, when so many are free
+that keeping it costs more than starting it again. Whoever waits is seated first come, first served.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
 
-from understudy.core.fleet import (
-    Crashes,
-    Discard,
+from understudy.core.fleet import Request
+from understudy.core.policy_pool import Seats, Tended, empty, is_usable, pick_victim, tend
+from understudy.core.policy_rates import Life, Rate
+from understudy.core.policy_view import (
     Memory,
+    Move,
     Plan,
-    Request,
+    Pool,
+    Rules,
+    Seen,
+    Stage,
     Start,
+    Stop,
     View,
-    Worker,
-    WorkerState,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How patient the controller is with a model whose workers die."""
+def place(view: View, rules: Rules, request: Request) -> str | None:
+    """The worker for a session that connects: at home if there is room, else in the nearest
+    region that is near enough; there the newest revision, then the fullest one.
 
-    first_backoff_s: float = 0.2
-    max_backoff_s: float = 30.0
-    steady_s: float = 60.0  # a worker that lived this long clears its model's crashes
-
-
-def place(workers: Iterable[Worker], request: Request) -> Worker | None:
-    """Best fit: the fullest ready worker of the model that has a free slot.
-
-    Filling one worker before the next keeps others empty, so that their nodes can be given back.
+    Filling one worker before the next keeps others empty, so that they can be given back. Nobody
+    overtakes those who wait for the same workers already.
     """
-    fits = [
-        worker
-        for worker in workers
-        if worker.model == request.model
-        and worker.state is WorkerState.READY
-        and worker.taken < worker.slots
-    ]
-    return max(
-        fits, key=lambda w: (w.region == request.region, w.taken - w.slots, w.id), default=None
-    )
-
-
-def backoff_s(crashes: Crashes, rules: Rules) -> float:
-    """How long to wait after the last crash: at once the first time, then doubling."""
-    if crashes.count <= 1:
-        return 0.0
-    return min(rules.max_backoff_s, rules.first_backoff_s * 2.0 ** min(crashes.count - 2, 16))
+    near: list[tuple[float, str, Pool]] = []
+    for pool in view.pools:
+        if pool.model == request.model:
+            home = pool.region == request.region
+            rtt_s = 0.0 if home else view.rtt_s.get((request.region, pool.region), inf)
+            if home or rtt_s <= rules.far_rtt_s:
+                near.append((rtt_s, pool.region, pool))
+    for _, _, pool in sorted(near, key=lambda found: found[:2]):
+        chosen = None if pool.waiting else Seats(pool, pool.workers).take()
+        if chosen is not None:
+            return chosen
+    return None
 
 
 def decide(view: View, rules: Rules, now: float, memory: Memory) -> tuple[Plan, Memory]:
-    """Keeps the wanted workers of each model up; discards what exited, hung or is not wanted."""
-    crashes = dict(memory.crashes)
-    discard: list[Discard] = []
-    start: list[Start] = []
-    running: dict[str, list[str]] = {}
-    dialled = {worker.node for worker in view.workers}
-    for node in view.nodes:
-        # A node that runs without its worker has hung, or its link is cut: nobody can use it.
-        lost = node.id in memory.served and node.id not in dialled
-        if node.exited is None and not lost:
-            running.setdefault(node.model, []).append(node.id)
+    """One look at the whole fleet. Pools are independent of each other but for the limits."""
+    pools, life = dict(memory.pools), memory.life
+    tended: list[Tended] = []
+    live = sum(pool.arrived - pool.ended for pool in view.pools)
+    urgency = rules.urgency(life.fleet(live))
+    for pool in view.pools:
+        seen = pools.get(pool.key)
+        if seen is not None and seen.pool is pool and now < seen.look_again_s and not seen.short:
             continue
-        discard.append(Discard(node.id))
-        before = crashes.get(node.model, Crashes())
-        fresh = now - before.last_s > rules.steady_s
-        crashes[node.model] = Crashes(1 if fresh else before.count + 1, now)
-    taken = {worker.node: worker.taken for worker in view.workers}
-    for model in sorted(running.keys() | view.wanted.keys()):
-        nodes = running.get(model, [])
-        missing = view.wanted.get(model, 0) - len(nodes)
-        if missing > 0:
-            last = crashes.get(model, Crashes())
-            if now - last.last_s >= backoff_s(last, rules):
-                start += [Start(model)] * missing
-        elif missing < 0:  # never stop a busy worker
-            idle = sorted(node for node in nodes if not taken.get(node))
-            discard += [Discard(node) for node in idle[:-missing]]
-    served = frozenset(node.id for node in view.nodes if node.id in dialled | memory.served)
-    return Plan(tuple(start), tuple(discard)), Memory(crashes, served)
+        rate, life = _learn(seen, pool, now, life)
+        wish = tend(pool, rules.costs(pool, urgency), rate, life.mean_s, now, memory.yielding)
+        tended.append(wish)
+        pools[pool.key] = Seen(pool, now, now + rules.look_s, rate)
+    starts = [start for wish in tended for start in wish.starts]
+    stops = [stop for wish in tended for stop in wish.stops]
+    # Two pools may want to move one guest, his home and his host; each session moves once.
+    moves = list({move.session: move for wish in tended for move in wish.moves}.values())
+    yielding: frozenset[str] = frozenset()
+    if starts and (rules.max_nodes is not None or rules.budget_per_h is not None):
+        starts, refused = _limit(view, rules, tended)
+        granted = Counter((start.model, start.region) for start in starts)
+        for wish in tended:
+            if len(wish.starts) > granted[wish.pool.key]:
+                pools[wish.pool.key] = replace(pools[wish.pool.key], short=True)
+        if refused and not stops and not moves:  # else the next look finds what is still missing
+            moves, stops = _reclaim(view, len(refused))
+        due = [connected_s for connected_s in refused if now - connected_s >= rules.yield_s]
+        yielding = _yield(view, due, memory.yielding)
+    again = min((seen.look_again_s for seen in pools.values()), default=None)
+    plan = Plan(tuple(moves), tuple(stops), tuple(starts), again)
+    return plan, Memory(pools, life, yielding)
+
+
+def _learn(seen: Seen | None, pool: Pool, now: float, life: Life) -> tuple[Rate, Life]:
+    if seen is None:
+        return Rate(), life.after(now, 0, 0.0)
+    dt_s = max(0.0, now - seen.at_s)
+    before = seen.pool
+    # Counters that fell belong to another store; nothing is learnt from them.
+    ends = max(0, pool.ended - before.ended)
+    lived_s = dt_s * (before.arrived - before.ended)
+    return seen.rate.after(dt_s, max(0, pool.arrived - before.arrived)), life.after(
+        now, ends, lived_s
+    )
+
+
+def _limit(view: View, rules: Rules, tended: Sequence[Tended]) -> tuple[list[Start], list[float]]:
+    """The starts that the limits allow, for those who have waited longest first; and for the
+    ones that are refused to users who wait, when the first of these connected."""
+    rented = [pool for pool in view.pools if pool.keep is None]
+    nodes = sum(len(pool.workers) for pool in rented)
+    spent = sum(len(pool.workers) * pool.price_per_h for pool in rented)
+    always_on = [start for wish in tended if wish.pool.keep is not None for start in wish.starts]
+    tended = [wish for wish in tended if wish.pool.keep is None]
+    for wish in tended:  # stops come first
+        nodes -= len(wish.stops)
+        spent -= len(wish.stops) * wish.pool.price_per_h
+    wishes = [
+        # A waiting user outranks all foresight; the k-th start stands for the users beyond it.
+        (k >= wish.needed, _connected_s(wish.pool, k), wish.pool.key, wish.pool.price_per_h, start)
+        for wish in tended
+        for k, start in enumerate(wish.starts)
+    ]
+    wishes.sort(key=lambda wish: wish[:3])
+    allowed: list[Start] = []
+    refused: list[float] = []
+    for foresight, connected_s, _, price_per_h, start in wishes:
+        fits = rules.max_nodes is None or nodes < rules.max_nodes
+        if rules.budget_per_h is not None and spent + price_per_h > rules.budget_per_h + 1e-9:
+            fits = False
+        # Nobody behind a refused user is served before him.
+        if fits and not refused:
+            allowed.append(start)
+            nodes += 1
+            spent += price_per_h
+        elif not foresight:
+            refused.append(connected_s)
+        else:
+            break
+    return [*always_on, *allowed], refused
+
+
+def _connected_s(pool: Pool, k: int) -> float:
+    """When the first of the users connected for whom the k-th start would be."""
+    index = k * pool.slots
+    return pool.waiting[index].connected_s if index < len(pool.waiting) else inf
+
+
+def _reclaim(view: View, count: int) -> tuple[list[Move], list[Stop]]:
+    """Makes room for `count` workers where nobody waits: foresight is given back, and sessions
+    are packed as tightly as they go."""
+    moves: list[Move] = []
+    stops: list[Stop] = []
+    victims = 0
+    for pool in view.pools:
+        if victims >= count:
+            break
+        usable = [worker for worker in pool.workers if is_usable(worker, pool)]
+        if pool.waiting or pool.away or pool.keep is not None or not usable:
+            continue
+        victim = pick_victim(usable)
+        spare = sum(worker.slots - len(worker.sessions) for worker in usable)
+        if spare >= victim.slots:
+            emptied = empty(pool, usable, victim)
+            moves += emptied.moves
+            stops += emptied.stops
+            victims += bool(emptied.moves or emptied.stops)
+    return moves, stops
+
+
+def _yield(view: View, due: Sequence[float], before: frozenset[str]) -> frozenset[str]:
+    """One worker for each user who has waited too long, from the pools whose own users came
+    later: it takes nobody new, since in a pool that is always full it would never be given back."""
+    chosen: list[str] = []
+    for connected_s in due:
+        found = [
+            (worker.id not in before, len(worker.sessions), worker.id)
+            for pool in view.pools
+            if pool.keep is None and pool.waiting and pool.waiting[0].connected_s > connected_s
+            for worker in pool.workers
+            if worker.stage is Stage.READY and worker.id not in chosen
+        ]
+        if found:
+            chosen.append(min(found)[2])
+    return frozenset(chosen)

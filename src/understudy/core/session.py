@@ -12,10 +12,11 @@ from typing import Final
 
 class State(StrEnum):
     NEW = "new"  # connected, `start` has not come
-    WAITING = "waiting"  # no slot yet: queued, or a worker is loading
+    WAITING = "waiting"  # nobody performs: queued, or a worker is loading
     LEAVING = "leaving"  # `stop` came before a slot; what was said is still to be answered
     OPENING = "opening"  # a slot is taken; the worker is being primed
-    LIVE = "live"  # a worker performs
+    LIVE = "live"  # a worker performs: the lead, or the understudy
+    MOVING = "moving"  # one performs, another is being primed and takes over under a crossfade
     FLUSHING = "flushing"  # `stop` came; the last samples are on their way
     DETACHED = "detached"  # the client's connection was lost; the slot is kept for it
     ENDED = "ended"
@@ -24,8 +25,10 @@ class State(StrEnum):
 class Event(StrEnum):
     START = "start"  # a valid `start`
     SLOT = "slot"  # a slot was found
-    OPENED = "opened"  # the worker has the session
-    SLOT_LOST = "slot_lost"  # the worker died, or gave the session up
+    OPENED = "opened"  # the worker that comes has the session
+    CROSSED = "crossed"  # ... and is heard now
+    SLOT_LOST = "slot_lost"  # the worker that performs died, or gave the session up
+    COMING_LOST = "coming_lost"  # the worker that comes did
     STOP = "stop"  # the client's `stop`
     FLUSHED = "flushed"  # the last sample was sent
     CLIENT_LOST = "client_lost"
@@ -38,12 +41,13 @@ class Event(StrEnum):
 
 class Effect(StrEnum):
     SEEK = "seek"  # look for a slot, and tell the client where it stands
-    OPEN = "open"  # open the session on its slot, primed with its recent input
-    GO_LIVE = "go_live"  # tell the client that audio flows
+    OPEN = "open"  # open the session on the slot that comes, primed with its recent input
+    PROMOTE = "promote"  # who came performs now; give the old slot back, tell the client
+    DROP = "drop"  # give the slot that comes back
     FLUSH = "flush"  # push the last samples out of the model
     ABANDON = "abandon"  # silence for what no worker will answer any more
     REJOIN = "rejoin"  # bind the session to the new connection, positions from 0
-    RELEASE = "release"  # give the slot back
+    RELEASE = "release"  # give every slot back
     FINISH = "finish"  # say `ended`, close, forget
 
 
@@ -61,25 +65,34 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]]] = {
     (_S.LEAVING, _E.SLOT): (_S.FLUSHING, (_F.OPEN, _F.FLUSH)),
     (_S.LEAVING, _E.CLIENT_LOST): (_S.ENDED, _END),
     (_S.LEAVING, _E.DEADLINE): (_S.ENDED, (_F.ABANDON, *_END)),
-    (_S.OPENING, _E.OPENED): (_S.LIVE, (_F.GO_LIVE,)),
-    (_S.OPENING, _E.SLOT_LOST): (_S.WAITING, (_F.SEEK,)),
+    (_S.OPENING, _E.OPENED): (_S.LIVE, (_F.PROMOTE,)),
+    (_S.OPENING, _E.COMING_LOST): (_S.WAITING, (_F.SEEK,)),
     (_S.OPENING, _E.STOP): (_S.FLUSHING, (_F.FLUSH,)),
     (_S.OPENING, _E.CLIENT_LOST): (_S.DETACHED, ()),
+    (_S.LIVE, _E.SLOT): (_S.MOVING, (_F.OPEN,)),
     (_S.LIVE, _E.SLOT_LOST): (_S.WAITING, (_F.SEEK,)),
     (_S.LIVE, _E.STOP): (_S.FLUSHING, (_F.FLUSH,)),
     (_S.LIVE, _E.CLIENT_LOST): (_S.DETACHED, ()),
-    (_S.FLUSHING, _E.OPENED): (_S.FLUSHING, (_F.GO_LIVE,)),
+    (_S.MOVING, _E.CROSSED): (_S.LIVE, (_F.PROMOTE,)),
+    (_S.MOVING, _E.SLOT_LOST): (_S.OPENING, ()),
+    (_S.MOVING, _E.COMING_LOST): (_S.LIVE, (_F.SEEK,)),
+    (_S.MOVING, _E.DEADLINE): (_S.LIVE, (_F.DROP, _F.SEEK)),
+    (_S.MOVING, _E.STOP): (_S.FLUSHING, (_F.DROP, _F.FLUSH)),
+    (_S.MOVING, _E.CLIENT_LOST): (_S.DETACHED, (_F.DROP,)),
+    (_S.FLUSHING, _E.OPENED): (_S.FLUSHING, (_F.PROMOTE,)),
     (_S.FLUSHING, _E.FLUSHED): (_S.ENDED, _END),
     (_S.FLUSHING, _E.SLOT_LOST): (_S.ENDED, (_F.ABANDON, *_END)),
+    (_S.FLUSHING, _E.COMING_LOST): (_S.ENDED, (_F.ABANDON, *_END)),
     (_S.FLUSHING, _E.DEADLINE): (_S.ENDED, (_F.ABANDON, *_END)),
     (_S.FLUSHING, _E.CLIENT_LOST): (_S.ENDED, _END),
-    (_S.DETACHED, _E.OPENED): (_S.DETACHED, ()),
     (_S.DETACHED, _E.SLOT_LOST): (_S.ENDED, _END),
+    (_S.DETACHED, _E.COMING_LOST): (_S.ENDED, _END),
     (_S.DETACHED, _E.RESUME): (_S.OPENING, (_F.REJOIN, _F.OPEN)),
     (_S.DETACHED, _E.DEADLINE): (_S.ENDED, _END),
     **{
         (state, event): (_S.ENDED, _END)
-        for state in (_S.WAITING, _S.LEAVING, _S.OPENING, _S.LIVE, _S.FLUSHING, _S.DETACHED)
+        for state in State
+        if state not in (_S.NEW, _S.ENDED)
         for event in (_E.TAKEN_OVER, _E.FAIL, _E.SHUTDOWN)
     },
 }
@@ -89,12 +102,10 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]]] = {
 DEADLINES: Final[dict[State, float]] = {
     State.NEW: 10.0,
     State.LEAVING: 1.0,
+    State.MOVING: 5.0,
     State.FLUSHING: 2.0,
     State.DETACHED: 10.0,
 }
-
-
-SEEKING: Final = (State.WAITING, State.LEAVING)  # those who stand in the queue for a slot
 
 
 def advance(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:

@@ -33,7 +33,7 @@ class Admitting(Protocol):
 
     async def admit(self, client: ClientConnection, start: wire.Start) -> Session: ...
 
-    def merge_params(self, session: Session, wish: wire.Params) -> dict[str, float]: ...
+    def check_params(self, session: Session, wish: wire.Params) -> None: ...
 
     def forget(self, client: ClientConnection) -> None: ...
 
@@ -160,8 +160,10 @@ class ClientConnection(Peer):
     def _command(self, session: Session, message: wire.ClientMessage) -> None:
         if isinstance(message, wire.SetParams):
             try:
-                session.set_params(self._edge.merge_params(session, message.params))
+                self._edge.check_params(session, message.params)
             except BadParams as error:
                 self.send_event(wire.Error.of(self.id, error))
+            else:
+                session.set_params(message.params)
         elif isinstance(message, wire.Stop):
             session.on(Event.STOP)

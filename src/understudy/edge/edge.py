@@ -6,28 +6,29 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
-from understudy.config import Config, merge_params
+from understudy.config import Config, Voice, check_params
 from understudy.core import wire
 from understudy.core.audio import Resampling, SampleLock
 from understudy.core.errors import AlreadyLive, ModelFailed, Overloaded
-from understudy.core.fleet import WorkerState
-from understudy.core.ledger import Interval
+from understudy.core.fleet import SessionRow, Worker, WorkerState
+from understudy.core.ledger import Interval, Role
 from understudy.core.session import Event, State
-from understudy.edge.admission import Admission
 from understudy.edge.client import ClientConnection
 from understudy.edge.links import WorkerLink
-from understudy.edge.session import Session
-from understudy.seams import Clock, SessionRow, Store
+from understudy.edge.seating import Seating
+from understudy.edge.session import Casting, Part, Session
+from understudy.seams import Clock, Store
 
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
-TELL_TICKS: Final = 10
 ENDING_S: Final = 2.0  # how long a session's end may take to be written
 LEDGER_S: Final = 0.5  # what a crash of this process may lose
+MOVES: Final = 50  # so many of the last are shown
 MAX_CONNECTIONS: Final = 2000
 DEFAULT_RATE_HZ: Final = 24_000  # recommended for a model that takes any rate
 
@@ -56,19 +57,21 @@ class Edge:
         self.region = region
         self.links: dict[str, WorkerLink] = {}
         self.sessions: dict[str, Session] = {}
-        self.cards: dict[str, wire.Card] = {}
+        self.cards: dict[tuple[str, str], wire.Card] = {}  # by (model, revision)
         self.admits = admits_worker
         self.check_token = check_token
         self._resampling = resampling
         self._clock = clock
         self._clients: set[ClientConnection] = set()
         self._by_resume: dict[str, Session] = {}
-        self._failures: dict[str, str] = {}  # model -> why it last failed to load
-        self._carded: dict[str, asyncio.Event] = {}
+        self._failures: dict[tuple[str, str], str] = {}  # (model, revision) -> why it fails
+        self.moves: deque[dict[str, Any]] = deque(maxlen=MOVES)
+        self.moved = 0
+        self._new_card = asyncio.Event()
         self._closing = False
         self._unwritten: dict[tuple[str, int], Interval] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.admission = Admission(store, self.links, region, clock)
+        self.seating = Seating(store, config, self.links, self.sessions, region, clock, self._spawn)
 
     async def open(self) -> None:
         self.cards.update(await self.store.cards())
@@ -78,7 +81,6 @@ class Edge:
 
     async def run(self) -> None:
         """The tick, for as long as the edge serves."""
-        ticks = 0
         while True:
             await self._clock.sleep(TICK_S)
             now = self._clock.now()
@@ -88,10 +90,6 @@ class Edge:
                 client.tick(now)
             for link in list(self.links.values()):
                 link.check(now)
-            ticks += 1
-            if ticks % TELL_TICKS == 0:
-                self.admission.drop_ended()
-                self.admission.tell_all()
 
     async def close(self) -> None:
         self._closing = True
@@ -122,7 +120,7 @@ class Edge:
         self._clients.discard(client)
 
     def new_link(self) -> WorkerLink:
-        return WorkerLink(self, self._clock, _new_id())
+        return WorkerLink(self, self._clock)
 
     # sessions (client.Admitting, session.Placing)
 
@@ -130,11 +128,12 @@ class Edge:
         """From `start` to a session that waits for its slot. Raises what the user is to be told."""
         self.check_token(start.token, start.user)
         voice = self.config().voice(start.voice)
-        card = await self._card(client, voice.model)
-        params = merge_params(voice, start.params, card.controls)
+        await self._carded(client, voice.model)
+        cast, cards = self._cast(voice)
+        check_params(voice, start.params, cast[Role.LEAD].card.controls)
 
         def new_lock() -> SampleLock:
-            return SampleLock(start.sample_rate, card, self._resampling)
+            return SampleLock(start.sample_rate, self._resampling, *cards)
 
         detached = self._by_resume.get(start.resume or "")
         if detached is not None and (detached.user, detached.voice) == (start.user, voice):
@@ -142,19 +141,19 @@ class Edge:
                 detached.client.close(1001, "resumed elsewhere")
                 detached.client_lost()
             if detached.state is State.DETACHED:
-                detached.rejoin(client, params, new_lock)
+                detached.rejoin(client, start.params, new_lock)
                 return detached
 
         session = Session(
             client.id,
             secrets.token_urlsafe(16),
             start,
-            voice,
-            params,
+            cast,
             new_lock,
             self,
             self._clock,
             client,
+            self.region,
         )
         await self._begin(session, takeover=start.takeover)
         self.sessions[session.id] = session
@@ -162,15 +161,36 @@ class Edge:
         session.on(Event.START)
         return session
 
+    def _cast(self, voice: Voice) -> tuple[dict[Role, Casting], list[wire.Card]]:
+        """Who may perform, and the cards of all that may: those fix the latency of the session."""
+        config = self.config()
+        lead = self.card(voice.model)
+        assert lead is not None
+        cast = {Role.LEAD: Casting(voice, lead)}
+        cards = [lead]
+        for worker in self.seating.fleet.workers:  # older revisions take sessions, too
+            card = self.cards.get((worker.model, worker.revision))
+            if worker.model == voice.model and card and card.sample_rate == lead.sample_rate:
+                cards.append(card)
+        if cover := config.understudy_of(voice):
+            card = self.card(cover.model)
+            if card is None or (card.sample_rate and card.sample_rate != lead.sample_rate):
+                log.warning("%s cannot cover for %s: other rates", cover.name, voice.name)
+            else:
+                cast[Role.UNDERSTUDY] = Casting(cover, card)
+                cards.append(card)
+        return cast, cards
+
     async def _begin(self, session: Session, *, takeover: bool) -> None:
         row = SessionRow(
             id=session.id,
             user=session.user,
             voice=session.voice.name,
             model=session.voice.model,
+            understudy=cover.voice.model if (cover := session.cast.get(Role.UNDERSTUDY)) else "",
             region=self.region,
             edge=self.name,
-            started_s=self._clock.wall(),
+            started_s=session.started_s,
         )
         until = self._clock.now() + ENDING_S
         while True:
@@ -194,34 +214,77 @@ class Edge:
                 else:
                     raise
 
-    async def _card(self, client: ClientConnection, model: str) -> wire.Card:
-        """The card of a model; the first time ever, that waits until a worker has loaded it."""
-        while (card := self.cards.get(model)) is None:
+    def card(self, model: str) -> wire.Card | None:
+        """The card of a model: of its newest revision, else of any."""
+        spec = self.config().models.get(model)
+        if spec is not None and (card := self.cards.get((model, spec.revision))):
+            return card
+        return next((card for (name, _), card in self.cards.items() if name == model), None)
+
+    async def _carded(self, client: ClientConnection, model: str) -> None:
+        """Waits, the first time ever, until a worker or the check has loaded the model once."""
+        while self.card(model) is None:
             self._raise_failure(model)
             client.send_event(wire.Loading(client.id, None, 0.0, ""))
-            await self._carded.setdefault(model, asyncio.Event()).wait()
-        return card
+            await self._new_card.wait()
+
+    def learn_card(self, model: str, revision: str, card: wire.Card) -> None:
+        """What a revision says of itself, now that it was loaded."""
+        self._failures.pop((model, revision), None)
+        if self.cards.get((model, revision)) != card:
+            self.cards[model, revision] = card
+            self._spawn(self.store.save_card(model, revision, card))
+        self._wake_for_cards()
+
+    def learn_failure(self, model: str, revision: str, reason: str) -> None:
+        self._failures[model, revision] = reason
+        self._wake_for_cards()
+
+    def _wake_for_cards(self) -> None:
+        event, self._new_card = self._new_card, asyncio.Event()
+        event.set()
+
+    def failure(self, model: str) -> str | None:
+        """Why the newest revision of a model does not load, if that is all that is known."""
+        spec = self.config().models.get(model)
+        return None if spec is None else self._failures.get((model, spec.revision))
 
     def _raise_failure(self, model: str) -> None:
         trying = any(link.worker.model == model for link in self.links.values())
-        if model in self._failures and not trying:
-            raise ModelFailed(self._failures[model])
+        reason = self.failure(model)
+        if reason is not None and not trying:
+            raise ModelFailed(reason)
 
-    def merge_params(self, session: Session, wish: wire.Params) -> dict[str, float]:
-        merge_params(session.voice, wish, self.cards[session.voice.model].controls)
-        return {**session.params, **wish}
+    def check_params(self, session: Session, wish: wire.Params) -> None:
+        """Raises BadParams."""
+        check_params(session.voice, wish, session.cast[Role.LEAD].card.controls)
 
     def seek(self, session: Session) -> None:
-        try:
-            self._raise_failure(session.voice.model)
-        except ModelFailed as error:
-            session.fail(error)
-            return
-        self._spawn(self._seek(session))
+        if Role.UNDERSTUDY not in session.cast:
+            try:
+                self._raise_failure(session.voice.model)
+            except ModelFailed as error:
+                session.fail(error)
+                return
+        self.seating.seek(session)
 
-    async def _seek(self, session: Session) -> None:
-        await self.store.release(session.id)  # the slot it may have lost
-        self.admission.seek(session)
+    def release(self, session: Session, part: Part) -> None:
+        self.seating.release(session, part)
+
+    def promoted(self, session: Session, source: str | None, part: Part) -> None:
+        self.moved += 1
+        move = {
+            "seq": self.moved,
+            "at_s": self._clock.wall(),
+            "session": session.id,
+            "voice": session.voice.name,
+            "source": source,
+            "target": part.worker,
+            "why": part.why,
+        }
+        self.moves.append(move)
+        log.info("session %s: %s performs on %s (%s)", session.id, part.role, part.worker, part.why)
+        self.seating.nudge()  # another seat may wait for it
 
     def meter(self, session: Session) -> None:
         """Takes what a session has heard since the last time, to be written soon."""
@@ -260,10 +323,9 @@ class Edge:
             session.user,
             session.voice.name,
             session.reason,
-            session.heard_s,
+            sum(map(session.heard_s, Role)),
         )
-        if session.heard_s > 1:
-            self.admission.learn_length(session.heard_s)
+        self.seating.learn_length(self._clock.wall() - session.started_s)
         self._spawn(self._end(session))
 
     async def _end(self, session: Session) -> None:
@@ -271,55 +333,50 @@ class Edge:
             await self.store.end(session.id, session.reason, self._clock.wall())
         finally:
             session.over.set_result(None)
-        self.admission.pump(session.voice.model)
+        self.seating.nudge()
+        self.seating.changed()
 
     # workers (links.Workers)
 
     def worker_hello(self, link: WorkerLink) -> None:
         self.links[link.worker.id] = link
-        self._spawn(self.store.save_worker(link.worker))
-        self.admission.tell(link.worker.model)
 
     def worker_changed(self, link: WorkerLink) -> None:
         worker = link.worker
-        if not worker.node:
+        if not worker.id:
             return  # it never was one of ours
         if worker.state is WorkerState.GONE:
             self.links.pop(worker.id, None)
             level = logging.INFO if self._closing else logging.WARNING
-            log.log(level, "worker %s (%s) is gone: %s", worker.node, worker.model, worker.reason)
+            log.log(level, "worker %s (%s) is gone: %s", worker.id, worker.model, worker.reason)
         if worker.state is WorkerState.READY and link.card is not None:
-            self.cards[worker.model] = link.card
-            self._failures.pop(worker.model, None)
-            if worker.boot_s is not None:
-                self.admission.learn_boot(worker.model, worker.boot_s)
-            log.info("worker %s (%s) is ready: %d slots", worker.node, worker.model, worker.slots)
-        self._spawn(self._save(link))
+            self.learn_card(worker.model, worker.revision, link.card)
+            log.info("worker %s (%s) is ready: %d slots", worker.id, worker.model, worker.slots)
+        self._spawn(self._save(worker))
 
-    async def _save(self, link: WorkerLink) -> None:
-        model = link.worker.model
-        if link.card is not None:
-            await self.store.save_card(model, link.card)
-        await self.store.save_worker(link.worker)
-        if model in self.cards and (event := self._carded.pop(model, None)):
-            event.set()
-        self.admission.pump(model)
+    async def _save(self, worker: Worker) -> None:
+        if worker.state is WorkerState.READY:
+            await self.store.ready(worker.id, self._clock.wall())
+        elif worker.state is WorkerState.GONE:
+            await self.store.gone(worker.id, self._clock.wall(), worker.reason)
+        self.seating.nudge()
+        self.seating.changed()
 
     def load_failed(self, link: WorkerLink, message: str) -> None:
         model = link.worker.model
-        log.error("worker %s (%s): %s", link.node, model, message)
-        self._failures[model] = message
-        if event := self._carded.pop(model, None):
-            event.set()
-        if not self.ready(model):
-            for session in self.admission.waiting(model):
-                session.fail(ModelFailed(message))
+        log.error("worker %s (%s): %s", link.worker.id, model, message)
+        self.learn_failure(model, link.worker.revision, message)
+        if self.failure(model) is not None and not self.ready(model):
+            for session in list(self.sessions.values()):
+                waits = session.state in (State.WAITING, State.LEAVING)
+                if waits and session.voice.model == model and Role.UNDERSTUDY not in session.cast:
+                    session.fail(ModelFailed(message))
 
     # what the API shows
 
     def failed(self, model: str) -> bool:
         """Whether the model's last load failed, and no worker has it."""
-        return model in self._failures and not self.ready(model)
+        return self.failure(model) is not None and not self.ready(model)
 
     def ready(self, model: str) -> bool:
         return any(
@@ -329,7 +386,7 @@ class Edge:
 
     def voices(self) -> list[dict[str, Any]]:
         return [
-            describe(voice.name, self.config(), self.cards.get(voice.model))
+            describe(voice.name, self.config(), self.card(voice.model))
             | {"ready": self.ready(voice.model)}
             for voice in self.config().voices.values()
         ]
@@ -345,15 +402,16 @@ class Edge:
             "region": self.region,
             "workers": [
                 {
-                    "id": link.worker.id,
-                    "node": link.worker.node,
-                    "model": link.worker.model,
-                    "state": link.worker.state,
-                    "slots": link.worker.slots,
-                    "taken": sum(s.worker == link.worker.id for s in self.sessions.values()),
-                    "boot_s": link.worker.boot_s,
+                    "id": worker.id,
+                    "model": worker.model,
+                    "revision": worker.revision,
+                    "region": worker.region,
+                    "state": "draining" if worker.draining else worker.state,
+                    "slots": worker.slots,
+                    "taken": worker.taken,
+                    "boot_s": worker.ready_s and round(worker.ready_s - worker.started_s, 3),
                 }
-                for link in self.links.values()
+                for worker in self.seating.fleet.workers
             ],
             "sessions": [
                 {
@@ -361,9 +419,11 @@ class Edge:
                     "user": session.user,
                     "voice": session.voice.name,
                     "state": session.state,
-                    "worker": session.worker,
-                    "heard_s": round(session.heard_s, 3),
-                    "silent_s": round(session.lock.silent_s, 3),
+                    "role": session.performer.role if session.performer else None,
+                    "worker": session.performer.worker if session.performer else None,
+                    "lead_s": round(session.heard_s(Role.LEAD), 3),
+                    "understudy_s": round(session.heard_s(Role.UNDERSTUDY), 3),
+                    "silent_s": round(session.silent_s, 3),
                 }
                 for session in self.sessions.values()
             ],
@@ -398,7 +458,7 @@ def describe(name: str, config: Config, card: wire.Card | None) -> dict[str, Any
         "latency_ms": latency_ms,
         "params": dict(voice.params),
         "controls": {} if card is None else _controls(card.controls),
-        "understudy": voice.understudy,
+        "understudy": cover.name if (cover := config.understudy_of(voice)) else None,
     }
 
 

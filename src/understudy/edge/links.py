@@ -51,7 +51,7 @@ class WorkerLink(Peer):
 
     max_message_bytes = 16 * 1024 * 1024
 
-    def __init__(self, workers: Workers, clock: Clock, worker_id: str) -> None:
+    def __init__(self, workers: Workers, clock: Clock) -> None:
         super().__init__()
         self._workers = workers
         self._clock = clock
@@ -59,9 +59,10 @@ class WorkerLink(Peer):
         self._sessions: dict[int, Performing] = {}
         self._opening: set[int] = set()  # slots whose `opened` has not come yet
         self._outgoing: list[bytes] = []  # audio on its way: one message a turn of the loop
-        self.worker = Worker(worker_id, "", "", "", 0, WorkerState.LOADING)
+        self.worker = Worker("", "", "", "", 0, WorkerState.LOADING, clock.wall())
         self.card: Card | None = None
-        self.since_s = clock.now()
+        self.busy_s = 0.0  # the worker has spent in steps, by its own count
+        self.steps = 0
         self.heard_s = clock.now()
 
     # sessions
@@ -120,25 +121,26 @@ class WorkerLink(Peer):
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         kind = message.get("type")
-        if not self.worker.node and kind != "hello":
+        if not self.worker.id and kind != "hello":
             raise LinkError("a worker says hello first")
         match kind:
             case "hello":
                 worker = Worker(
-                    id=self.worker.id,
-                    node=str(message["node"]),
+                    id=str(message["node"]),
                     model=str(message["model"]),
+                    revision=str(message["revision"]),
                     region=str(message["region"]),
                     slots=int(message["slots"]),
                     state=WorkerState.LOADING,
+                    started_s=self.worker.started_s,
                 )
-                if not self._workers.admits(worker.node, str(message["secret"])):
+                if not self._workers.admits(worker.id, str(message["secret"])):
                     raise LinkError("this edge did not ask for this worker")
                 self.worker = worker
                 self._workers.worker_hello(self)
             case "ready":
                 self.card = Card.parse(message["card"])
-                self._become(WorkerState.READY, boot_s=float(message["boot_s"]), progress=1.0)
+                self._become(WorkerState.READY)
             case "failed":
                 self._fail(str(message["message"]))
             case "opened":
@@ -149,13 +151,11 @@ class WorkerLink(Peer):
                 if session := self._sessions.pop(message["slot"], None):
                     session.refused(str(message["message"]))
             case "stats":
-                pass
+                self.steps, self.busy_s = int(message["steps"]), float(message["busy_s"])
             case other:
-                log.warning("worker %s says %r, which this edge does not know", self.node, other)
-
-    @property
-    def node(self) -> str:
-        return self.worker.node
+                log.warning(
+                    "worker %s says %r, which this edge does not know", self.worker.id, other
+                )
 
     def _become(self, state: WorkerState, **changes: Any) -> None:
         self.worker = replace(self.worker, state=state, **changes)
@@ -170,7 +170,7 @@ class WorkerLink(Peer):
 
     def on_lost(self) -> None:
         sessions, self._sessions = list(self._sessions.values()), {}
-        if self.worker.state is WorkerState.LOADING and self.node:
+        if self.worker.state is WorkerState.LOADING and self.worker.id:
             self._fail("its worker died while it was loading")
         elif self.worker.state is not WorkerState.GONE:
             self._become(WorkerState.GONE, reason="its link was lost")
@@ -178,12 +178,12 @@ class WorkerLink(Peer):
             session.slot_lost()
 
     def refuse(self, error: UnderstudyError) -> None:
-        log.error("the link of worker %s is closed: %s", self.node or "(unknown)", error)
+        log.error("the link of worker %s is closed: %s", self.worker.id or "(unknown)", error)
         self.close(error.close_code, str(error))
 
     def check(self, now: float) -> None:
         """Gives a worker up that is connected but silent: frozen, or its machine is gone."""
         if self.worker.state is WorkerState.READY and now - self.heard_s > SILENCE_S:
-            log.error("worker %s is silent for %.0f s and given up", self.node, SILENCE_S)
+            log.error("worker %s is silent for %.0f s and given up", self.worker.id, SILENCE_S)
             if self.transport is not None:
                 self.transport.disconnect(False)

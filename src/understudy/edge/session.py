@@ -6,7 +6,8 @@ import asyncio
 import logging
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from understudy.config import Voice
@@ -14,7 +15,7 @@ from understudy.core import wire
 from understudy.core.audio import SampleLock
 from understudy.core.errors import Internal, ModelFailed, UnderstudyError
 from understudy.core.ledger import Interval, Meter, Role
-from understudy.core.session import DEADLINES, Effect, Event, State, advance
+from understudy.core.session import DEADLINES, TABLE, Effect, Event, State, advance
 from understudy.core.wire import BYTES_PER_SAMPLE
 from understudy.edge.links import WorkerLink
 from understudy.seams import Clock
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 
 USAGE_S = 1.0
 # Bound once, for every frame passes here: a member looked up on its enum costs a call.
-_LIVE, _FLUSHING, _ENDED = State.LIVE, State.FLUSHING, State.ENDED
+_LIVE, _MOVING, _FLUSHING, _ENDED = State.LIVE, State.MOVING, State.FLUSHING, State.ENDED
+_WANTING = (State.WAITING, State.LEAVING, State.OPENING, State.LIVE, State.MOVING)
 REASONS = {
     Event.CLIENT_LOST: "gone",
     Event.DEADLINE: "gone",
@@ -48,9 +50,62 @@ class Placing(Protocol):
 
     def seek(self, session: Session) -> None: ...
 
+    def release(self, session: Session, part: Part) -> None: ...
+
+    def promoted(self, session: Session, source: str | None, part: Part) -> None: ...
+
     def meter(self, session: Session) -> None: ...
 
     def ended(self, session: Session) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Casting:
+    """Who performs in a role: the voice, and the card of its model."""
+
+    voice: Voice
+    card: wire.Card
+
+    def params(self, wish: wire.Params) -> dict[str, float]:
+        """The voice's numbers with the user's over them, as far as this model takes them."""
+        controls = self.card.controls
+        merged = dict(self.voice.params)
+        for name, value in wish.items():
+            if control := controls.get(name):
+                merged[name] = min(max(value, control.min), control.max)
+        return merged
+
+
+class Part:
+    """A session's slot on one worker (links.Performing)."""
+
+    def __init__(
+        self, session: Session, link: WorkerLink, slot: int, role: Role, casting: Casting, why: str
+    ) -> None:
+        self.session = session
+        self.link = link
+        self.slot = slot
+        self.role = role
+        self.casting = casting
+        self.why = why  # it came, in a word or two
+        self.is_open = False
+
+    @property
+    def worker(self) -> str:
+        return self.link.worker.id
+
+    def answer(self, position: int, pcm: memoryview, step_s: float, now: float) -> None:
+        self.session.answer(self, position, pcm, step_s, now)
+
+    def opened(self) -> None:
+        self.is_open = True
+        self.session.part_opened(self)
+
+    def slot_lost(self) -> None:
+        self.session.part_lost(self)
+
+    def refused(self, message: str) -> None:
+        self.session.fail(ModelFailed(f"{self.casting.voice.name}: {message}"))
 
 
 class Session:
@@ -61,43 +116,50 @@ class Session:
         session_id: str,
         resume: str,
         start: wire.Start,
-        voice: Voice,
-        params: dict[str, float],
+        cast: Mapping[Role, Casting],
         new_lock: Callable[[], SampleLock],
         placing: Placing,
         clock: Clock,
         client: Client,
+        region: str,
     ) -> None:
         self.id = session_id
         self.resume = resume
         self.user = start.user
-        self.voice = voice
-        self.params = params
+        self.region = region
+        self.cast = cast
+        self.voice = cast[Role.LEAD].voice
+        self.wish: wire.Params = start.params
         self.state = State.NEW
         self.since_s = clock.now()  # when it entered its state
+        self.started_s = clock.wall()
         self.reason = ""
         self.client: Client | None = client
         self._new_lock = new_lock
         self.lock = new_lock()
-        self._changes = deque([(0, params)])  # (input position, params from there on)
+        self._changes = deque([(0, self.wish)])  # (input position, the wish from there on)
         self._placing = placing
         self._clock = clock
-        self._link: WorkerLink | None = None
-        self._slot = -1
-        self._heard_before_s = 0.0  # on connections that were lost
+        self.performer: Part | None = None
+        self.coming: Part | None = None
+        self.seats_pending = 0  # changes of its seats that the store is asked for
+        self.seats_changed = 0  # ... and those that are done
+        self._heard_s = dict.fromkeys(Role, 0.0)  # before `_counted`, and on lost connections
+        self._counted = 0  # samples heard up to here are in `_heard_s`
         self._meter = Meter(self.lock.rate_hz)
-        self._performer = ("", "")  # (worker, region) that the meter runs for
+        self._metered_part: tuple[str, str, str, Role] = ("", "", "", Role.LEAD)
         self._silent_before_s = 0.0
         # Each session at its own time within the second: those that came together (everybody,
         # after a restart) would have their usage told in one burst that delays all audio.
         self._usage_s = self.since_s - zlib.crc32(session_id.encode()) % 1000 / 1000 * USAGE_S
-        self._said: wire.ServerEvent | None = None  # the last word on waiting
+        self.said: wire.Queued | wire.Loading | None = None  # the last word on waiting
         self._error: UnderstudyError | None = None
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._effects: dict[Effect, Callable[[], None]] = {
             Effect.SEEK: lambda: placing.seek(self),
             Effect.OPEN: self._open,
-            Effect.GO_LIVE: self._go_live,
+            Effect.PROMOTE: self._promote,
+            Effect.DROP: self._drop,
             Effect.FLUSH: self._flush,
             Effect.ABANDON: self._abandon,
             Effect.REJOIN: self._rejoin,
@@ -125,9 +187,25 @@ class Session:
         self.tell(wire.Error.of(self.id, error))
         self.on(Event.FAIL)
 
-    def slot_found(self, link: WorkerLink, slot: int) -> None:
-        self._link, self._slot = link, slot
-        self.on(Event.SLOT)
+    def offer(self, link: WorkerLink, slot: int, role: Role, why: str) -> None:
+        """The store gives it this slot. Offered again and again until it is taken or released."""
+        parts = [part for part in (self.performer, self.coming) if part is not None]
+        if any(part.link is link and part.slot == slot for part in parts):
+            return
+        casting = self.cast.get(role)
+        part = Part(self, link, slot, role, casting or self.cast[Role.LEAD], why)
+        has_lead = any(part.role is Role.LEAD for part in parts)
+        if casting is None or (role is Role.UNDERSTUDY and has_lead):
+            self._placing.release(self, part)
+        elif self.coming is None and (self.state, Event.SLOT) in TABLE:
+            self.coming = part
+            self.on(Event.SLOT)
+
+    @property
+    def wants_lead(self) -> bool:
+        """Whether it stands in the queue for a slot of its lead's model."""
+        parts = (self.performer, self.coming)
+        return self.state in _WANTING and not any(p and p.role is Role.LEAD for p in parts)
 
     def tick(self, now: float) -> None:
         """Deadlines, overdue answers, the usage event: called a few times a second."""
@@ -135,12 +213,18 @@ class Session:
         if limit is not None and now - self.since_s > limit:
             self.on(Event.DEADLINE)
             return
+        if self.state is _MOVING and self.lock.is_overdue(now):  # one of the two is stuck
+            if self.lock.newcomer_is_ahead:
+                self.lock.leave(now)
+                self.on(Event.CROSSED)
+            else:
+                self.on(Event.DEADLINE)
         until = self.lock.give_up(now)
         if until is not None:
-            if self._link is not None:
-                self._link.say(type="shed", slot=self._slot, position=until)
+            if self.performer is not None:
+                self.performer.link.say(type="shed", slot=self.performer.slot, position=until)
             self._send()
-        if self.state is _LIVE and now - self._usage_s >= USAGE_S:
+        if now - self._usage_s >= USAGE_S and self.state in (_LIVE, _MOVING):
             self._usage_s = now
             self.tell(self.usage())
 
@@ -150,19 +234,27 @@ class Session:
         if self.state is _FLUSHING or self.state is _ENDED or self.state is State.LEAVING:
             return  # nothing counts after `stop`
         position, model_pcm = self.lock.feed(pcm, self._clock.now())
-        if model_pcm and self._link is not None:
-            self._link.audio(self._slot, position, model_pcm)
+        if model_pcm:
+            if self.performer is not None:
+                self.performer.link.audio(self.performer.slot, position, model_pcm)
+            if self.coming is not None:
+                self.coming.link.audio(self.coming.slot, position, model_pcm)
         self._send()
 
-    def set_params(self, params: dict[str, float]) -> None:
+    def set_params(self, wish: wire.Params) -> None:
+        """The user's numbers from here on."""
         self._forget_changes(self.lock.history.start)
-        self.params = params
+        self.wish = {**self.wish, **wish}
         end = self.lock.history.end
         if self._changes[-1][0] == end:  # nothing was said since: the last one counts
             self._changes.pop()
-        self._changes.append((end, params))
-        if self._link is not None:
-            self._link.say(type="params", slot=self._slot, params=params)
+        self._changes.append((end, self.wish))
+        for part in (self.performer, self.coming):
+            if part is not None:
+                self._say_params(part, self.wish)
+
+    def _say_params(self, part: Part, wish: wire.Params) -> None:
+        part.link.say(type="params", slot=part.slot, params=part.casting.params(wish))
 
     def _forget_changes(self, position: int) -> None:
         """Drops the params that others had replaced by `position`."""
@@ -173,11 +265,9 @@ class Session:
         self.client = None
         self.on(Event.CLIENT_LOST)
 
-    def rejoin(
-        self, client: Client, params: dict[str, float], new_lock: Callable[[], SampleLock]
-    ) -> None:
+    def rejoin(self, client: Client, wish: wire.Params, new_lock: Callable[[], SampleLock]) -> None:
         """The user is back, on a new connection."""
-        self.client, self.params, self._new_lock = client, params, new_lock
+        self.client, self.wish, self._new_lock = client, wish, new_lock
         self.on(Event.RESUME)
 
     def tell(self, event: wire.ServerEvent) -> None:
@@ -186,24 +276,36 @@ class Session:
 
     def tell_waiting(self, event: wire.Queued | wire.Loading) -> None:
         """Says where the session stands, if that is news."""
-        if event != self._said:
-            self._said = event
+        if event != self.said:
+            self.said = event
             self.tell(event)
 
     def usage(self) -> wire.Usage:
         queue, engine = self.lock.timings()
         return wire.Usage(
             self.id,
-            lead_s=round(self.heard_s, 3),
-            understudy_s=0.0,
-            silent_s=round(self._silent_before_s + self.lock.silent_s, 3),
+            lead_s=round(self.heard_s(Role.LEAD), 3),
+            understudy_s=round(self.heard_s(Role.UNDERSTUDY), 3),
+            silent_s=round(self.silent_s, 3),
             queue_ms=queue,
             engine_ms=engine,
         )
 
     @property
-    def heard_s(self) -> float:
-        return self._heard_before_s + self.lock.heard / self.lock.rate_hz
+    def silent_s(self) -> float:
+        return self._silent_before_s + self.lock.silent_s
+
+    def heard_s(self, role: Role) -> float:
+        now = 0.0
+        if role is self._metered_part[-1]:
+            now = (self.lock.heard - self._counted) / self.lock.rate_hz
+        return self._heard_s[role] + now
+
+    def _count(self) -> None:
+        """Puts what was heard so far on the account of who performed it."""
+        role = self._metered_part[-1]
+        self._heard_s[role] = self.heard_s(role)
+        self._counted = self.lock.heard
 
     def metered(self, wall_s: float) -> Interval | None:
         """The ledger's interval that grew since the last call, if one did."""
@@ -211,40 +313,52 @@ class Session:
         if taken is None:
             return None
         seq, samples = taken
-        worker, region = self._performer
+        worker, region, model, role = self._metered_part
         return Interval(
             session=self.id,
             seq=seq,
             user=self.user,
             voice=self.voice.name,
-            model=self.voice.model,
+            model=model,
             worker=worker,
             region=region,
-            role=Role.LEAD,
+            role=role,
             rate_hz=self._meter.rate_hz,
             samples=samples,
             at_s=wall_s,
         )
 
-    @property
-    def worker(self) -> str | None:
-        return self._link.worker.id if self._link else None
+    # the workers' side
 
-    # the worker's side (links.Performing)
-
-    def answer(self, position: int, pcm: memoryview, step_s: float, now: float) -> None:
-        self.lock.answer(position, pcm, step_s, now)
+    def answer(self, part: Part, position: int, pcm: memoryview, step_s: float, now: float) -> None:
+        if part is self.performer:
+            self.lock.answer(position, pcm, step_s, now)
+        elif part is self.coming and self.state is _MOVING:
+            self.lock.join(position, pcm, part.casting.card, step_s, now)
+        else:
+            return
         self._send()
+        if self.state is _MOVING and not self.lock.crossing:
+            self.on(Event.CROSSED)
 
-    def opened(self) -> None:
-        self.on(Event.OPENED)
+    def part_opened(self, part: Part) -> None:
+        if part is self.coming:
+            self.on(Event.OPENED)
 
-    def slot_lost(self) -> None:
-        self._link = None
-        self.on(Event.SLOT_LOST)
-
-    def refused(self, message: str) -> None:
-        self.fail(ModelFailed(f"{self.voice.name}: {message}"))
+    def part_lost(self, part: Part) -> None:
+        now = self._clock.now()
+        if part is self.coming:
+            self.coming = None
+            self.lock.part(now)
+            self._placing.release(self, part)
+            self.on(Event.COMING_LOST)
+        elif part is self.performer:
+            self.performer = None
+            self.lock.leave(now)
+            self._placing.release(self, part)
+            self.on(Event.SLOT_LOST)
+            if self.coming is not None and self.coming.is_open:
+                self.on(Event.OPENED)
 
     # effects
 
@@ -256,40 +370,65 @@ class Session:
             self.on(Event.FLUSHED)
 
     def _open(self) -> None:
-        assert self._link is not None
-        position, context = self.lock.context()
+        part = self.coming
+        assert part is not None
+        if self.performer is not None:
+            self.lock.meet()
+        position, context = self.lock.context(part.casting.card)
         # A slider that moved within the context moves again at its place.
-        self._forget_changes(position)
-        self._link.open(self._slot, self, position, self._changes[0][1])
+        self._forget_changes(self.lock.history.start)
+        changes = list(self._changes)
+        while len(changes) > 1 and changes[1][0] <= position:
+            del changes[0]
+        part.link.open(part.slot, part, position, part.casting.params(changes[0][1]))
         at = position
-        for end, params in [*self._changes, (self.lock.history.end, None)][1:]:
+        for end, wish in [*changes, (self.lock.history.end, None)][1:]:
             pcm = context[(at - position) * BYTES_PER_SAMPLE : (end - position) * BYTES_PER_SAMPLE]
             if pcm:
-                self._link.audio(self._slot, at, pcm)
-            if params is not None:
-                self._link.say(type="params", slot=self._slot, params=params)
+                part.link.audio(part.slot, at, pcm)
+            if wish is not None:
+                self._say_params(part, wish)
             at = end
 
-    def _go_live(self) -> None:
-        assert self._link is not None
+    def _promote(self) -> None:
+        part, old = self.coming, self.performer
+        assert part is not None
         self._placing.meter(self)
         self._meter.performer(self.lock.heard)
-        self._performer = (self._link.worker.id, self._link.worker.region)
+        self._count()
+        worker = part.link.worker
+        self._metered_part = (worker.id, worker.region, worker.model, part.role)
+        self.performer, self.coming = part, None
+        if old is not None:
+            self._give_back(old)
+        self.said = None
         self.tell(
             wire.Live(
                 self.id,
-                role="lead",
-                voice=self.voice.name,
+                role=part.role,
+                voice=part.casting.voice.name,
                 latency_ms=round(self.lock.latency / self.lock.rate_hz * 1e3, 3),
                 latency_samples=self.lock.latency,
                 resume=self.resume,
             )
         )
+        self._placing.promoted(self, old.worker if old else None, part)
+
+    def _drop(self) -> None:
+        if self.coming is not None:
+            self.lock.part(self._clock.now())
+            part, self.coming = self.coming, None
+            self._give_back(part)
+
+    def _give_back(self, part: Part) -> None:
+        part.link.release(part.slot, part)
+        self._placing.release(self, part)
 
     def _flush(self) -> None:
         position, pcm = self.lock.finish(self._clock.now())
-        if self._link is not None and pcm:
-            self._link.audio(self._slot, position, pcm)
+        part = self.performer or self.coming
+        if part is not None and pcm:
+            part.link.audio(part.slot, position, pcm)
         self._send()
 
     def _abandon(self) -> None:
@@ -298,23 +437,30 @@ class Session:
         self._send()
 
     def _rejoin(self) -> None:
+        """Whoever has the session opens it anew on the same slot."""
         self._placing.meter(self)
         self._meter.performer(self.lock.heard)
-        self._heard_before_s = self.heard_s
+        self._count()
         self._silent_before_s += self.lock.silent_s
         self.lock = self._new_lock()
-        self._changes = deque([(0, self.params)])
+        self._counted = 0
+        self._changes = deque([(0, self.wish)])
         self._meter = Meter(self.lock.rate_hz, self._meter.next_seq)
+        self.coming, self.performer = self.performer or self.coming, None
+        assert self.coming is not None
+        self.coming.is_open = False
 
     def _release(self) -> None:
-        if self._link is not None:
-            self._link.release(self._slot, self)
-            self._link = None
+        for part in (self.performer, self.coming):
+            if part is not None:
+                part.link.release(part.slot, part)  # the store frees the slots of an ended session
+        self.performer = self.coming = None
 
     def _finish(self) -> None:
         self._placing.ended(self)
-        self.tell(self.usage())
-        self.tell(wire.Ended(self.id, self.reason, lead_s=round(self.heard_s, 3), understudy_s=0.0))
+        usage = self.usage()
+        self.tell(usage)
+        self.tell(wire.Ended(self.id, self.reason, usage.lead_s, usage.understudy_s))
         if self.client is not None:
             code = {"error": (self._error or Internal("")).close_code, "shutdown": 1001}
             self.client.close(code.get(self.reason, 1000), self.reason)

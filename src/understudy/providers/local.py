@@ -9,6 +9,7 @@ import secrets
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from understudy.core.fleet import Node
@@ -26,43 +27,47 @@ class LocalProvider:
 
     name = "local"
 
-    def __init__(self, spec_json: Callable[[str], str], region: str = "local") -> None:
-        """`spec_json(model)` is what the worker reads from its first line of standard input."""
+    def __init__(self, spec_json: Callable[[str, str], str]) -> None:
+        """`spec_json(model, revision)` is what a worker reads from its standard input."""
         self._spec_json = spec_json
-        self._region = region
-        self._processes: dict[str, tuple[str, Process]] = {}
+        self._processes: dict[str, tuple[Node, Process]] = {}
         self._secrets: dict[str, str] = {}
-        self.url = ""  # of the edge to dial, known once it listens
+        self.urls: dict[str, str] = {}  # region -> of the edge to dial, once it listens
 
     def admits(self, node: str, secret: str) -> bool:
         """Whether a worker that dials in is one that we started."""
         return secrets.compare_digest(self._secrets.get(node, ""), secret) and secret != ""
 
-    async def start(self, model: str) -> Node:
-        node = f"local-{secrets.token_hex(4)}"
-        secret = self._secrets[node] = secrets.token_hex(16)
+    async def start(self, node: Node) -> None:
+        spec = self._spec_json(node.model, node.revision)
+        secret = self._secrets[node.id] = secrets.token_hex(16)
         # One thread a worker: two cores serve many workers, and small transforms do not gain.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "understudy.worker", "--url", self.url, "--node", node),
-            *("--region", self._region),
+            *(sys.executable, "-m", "understudy.worker", "--url", self.urls[node.region]),
+            *("--node", node.id, "--region", node.region),
             stdin=PIPE,
             stdout=DEVNULL,
             env=environment,
             start_new_session=True,
         )
-        self._processes[node] = (model, process)
+        self._processes[node.id] = (node, process)
         assert process.stdin is not None
         # Secrets do not belong on a command line, which anyone on the machine can read.
-        process.stdin.write(f"{secret}\n{self._spec_json(model)}\n".encode())
+        process.stdin.write(f"{secret}\n{spec}\n".encode())
         with contextlib.suppress(ConnectionError):  # it died at once; `nodes` will say so
             await process.stdin.drain()
-        return Node(node, model, self._region)
 
     async def stop(self, node: str) -> None:
         self._secrets.pop(node, None)
-        _, process = self._processes.pop(node, ("", None))
-        if process is None or process.returncode is not None:
+        _, process = self._processes.get(node, (None, None))
+        if process is None:
+            return
+        await self._end(process)
+        self._processes.pop(node, None)
+
+    async def _end(self, process: Process) -> None:
+        if process.returncode is not None:
             return
         process.terminate()
         try:
@@ -73,8 +78,8 @@ class LocalProvider:
 
     async def nodes(self) -> Sequence[Node]:
         return [
-            Node(node, model, self._region, _exited(process.returncode))
-            for node, (model, process) in self._processes.items()
+            replace(node, exited=_exited(process.returncode))
+            for node, process in self._processes.values()
         ]
 
     async def close(self) -> None:

@@ -21,14 +21,14 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Final
 
-from understudy.core import scaling
-from understudy.core.scaling_view import (
+from understudy.core import policy
+from understudy.core.fleet import Request
+from understudy.core.policy_view import (
     Key,
     Memory,
     Move,
     Plan,
     Pool,
-    Request,
     Rules,
     Stage,
     Start,
@@ -51,7 +51,7 @@ TARGET_DOWN_S: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Understudy:
-    """core/scaling.py itself."""
+    """core/policy.py itself."""
 
     rules: Rules = field(default_factory=Rules)
     name: str = "understudy"
@@ -61,10 +61,10 @@ class Understudy:
         return Memory()
 
     def place(self, view: View, request: Request, memory: Memory) -> str | None:
-        return scaling.place(view, self.rules, request)
+        return policy.place(view, self.rules, request)
 
     def decide(self, view: View, now: float, memory: Memory) -> tuple[Plan, Memory]:
-        return scaling.decide(view, self.rules, now, memory)
+        return policy.decide(view, self.rules, now, memory)
 
 
 @dataclass(frozen=True, slots=True)

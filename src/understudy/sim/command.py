@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from understudy.core.scaling_view import Rules
+from understudy.core.policy_view import Rules
 from understudy.sim import frontier as plot
 from understudy.sim import report, traffic
 from understudy.sim.baselines import POLICIES

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
-from understudy.core.scaling_view import Rules
+from understudy.core.policy_view import Rules
 from understudy.sim.baselines import POLICIES
 from understudy.sim.record import Setup
 from understudy.sim.report import figures

@@ -24,13 +24,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from understudy.core.scaling_view import (
+from understudy.core.fleet import Request
+from understudy.core.policy_view import (
     Away,
     Key,
     Move,
     Plan,
     Pool,
-    Request,
     Session,
     Stage,
     View,
@@ -48,7 +48,7 @@ class Broken(Exception):
 
 
 class Policy(Protocol):
-    """`decide` and `place` of core/scaling.py, or of another system; `memory` is its own."""
+    """`decide` and `place` of core/policy.py, or of another system; `memory` is its own."""
 
     @property
     def name(self) -> str: ...

@@ -1,45 +1,75 @@
--- Version 1. Ids are unique anywhere (random), and every row of the fleet has its region, so that
+-- Version 2. Ids are unique anywhere (random), and every row of the fleet has its region, so that
 -- cells can be merged later.
 
-CREATE TABLE models (
-    name TEXT PRIMARY KEY,
-    card TEXT NOT NULL                  -- JSON: what the model said of itself when last loaded
+CREATE TABLE cards (                    -- what a revision said of itself when last loaded
+    model    TEXT NOT NULL,
+    revision TEXT NOT NULL,
+    card     TEXT NOT NULL,             -- JSON
+    PRIMARY KEY (model, revision)
 );
 
-CREATE TABLE workers (
-    id       TEXT PRIMARY KEY,
-    node     TEXT NOT NULL,
+-- Every deploy and rollback; the last one that did not fail is what the model is.
+CREATE TABLE deployments (
     model    TEXT NOT NULL,
-    region   TEXT NOT NULL,
-    slots    INTEGER NOT NULL,
-    state    TEXT NOT NULL,             -- loading, ready, gone
-    progress REAL NOT NULL,
-    boot_s   REAL,
-    reason   TEXT NOT NULL
+    revision TEXT NOT NULL,
+    at_s     REAL NOT NULL,
+    spec     TEXT NOT NULL,             -- JSON: the bundle
+    failed   TEXT NOT NULL,             -- why it does not load, or ''
+    PRIMARY KEY (model, at_s)
 );
+
+-- Every worker there ever was: what is paid for. An id is its node's.
+CREATE TABLE workers (
+    id          TEXT PRIMARY KEY,
+    model       TEXT NOT NULL,
+    revision    TEXT NOT NULL,
+    region      TEXT NOT NULL,
+    slots       INTEGER NOT NULL,
+    state       TEXT NOT NULL,          -- loading, ready, stopping, gone
+    started_s   REAL NOT NULL,          -- Unix time, as all times here
+    price_per_h REAL NOT NULL,
+    ready_s     REAL,
+    stopped_s   REAL,
+    draining    INTEGER NOT NULL,
+    reason      TEXT NOT NULL
+);
+CREATE INDEX workers_up ON workers (model) WHERE state != 'gone';
+CREATE INDEX workers_that_loaded ON workers (model, ready_s) WHERE ready_s IS NOT NULL;
+CREATE INDEX workers_that_stopped ON workers (stopped_s);
 
 CREATE TABLE sessions (
     id           TEXT PRIMARY KEY,
     user         TEXT NOT NULL,
     voice        TEXT NOT NULL,
     model        TEXT NOT NULL,
+    understudy   TEXT NOT NULL,
     region       TEXT NOT NULL,
     edge         TEXT NOT NULL,
-    started_s    REAL NOT NULL,         -- Unix time
-    worker       TEXT,
-    slot         INTEGER,
+    started_s    REAL NOT NULL,
     ended_s      REAL,
     reason       TEXT NOT NULL
 );
 
--- One stream a user, and one session a slot: held by the database, whoever writes.
+-- One stream a user: held by the database, whoever writes.
 CREATE UNIQUE INDEX one_stream_a_user ON sessions (user) WHERE ended_s IS NULL;
-CREATE UNIQUE INDEX one_session_a_slot ON sessions (worker, slot)
-    WHERE ended_s IS NULL AND worker IS NOT NULL;
+CREATE INDEX sessions_live ON sessions (started_s) WHERE ended_s IS NULL;
 CREATE INDEX sessions_of_an_edge ON sessions (edge) WHERE ended_s IS NULL;
+CREATE INDEX sessions_that_ended ON sessions (ended_s);
+
+-- Who sits where: one session a slot. A session that moves has two seats for a moment.
+CREATE TABLE seats (
+    worker  TEXT NOT NULL,
+    slot    INTEGER NOT NULL,
+    session TEXT NOT NULL,
+    role    TEXT NOT NULL,              -- lead, understudy
+    turn    INTEGER NOT NULL,           -- the session's first, second, ... seat
+    why     TEXT NOT NULL,
+    PRIMARY KEY (worker, slot)
+);
+CREATE UNIQUE INDEX seats_of_a_session ON seats (session, turn);
 
 -- What each user heard. Rows are added and grow; none shrinks or goes.
-CREATE TABLE ledger (
+CREATE TABLE IF NOT EXISTS ledger (
     session TEXT NOT NULL,
     seq     INTEGER NOT NULL,
     user    TEXT NOT NULL,
@@ -50,8 +80,8 @@ CREATE TABLE ledger (
     role    TEXT NOT NULL,              -- lead, understudy
     rate_hz INTEGER NOT NULL,
     samples INTEGER NOT NULL,
-    at_s    REAL NOT NULL,              -- Unix time of the last count
+    at_s    REAL NOT NULL,              -- time of the last count
     PRIMARY KEY (session, seq)
 );
-CREATE INDEX ledger_in_time ON ledger (at_s);
-CREATE INDEX ledger_of_a_user ON ledger (user, at_s);
+CREATE INDEX IF NOT EXISTS ledger_in_time ON ledger (at_s);
+CREATE INDEX IF NOT EXISTS ledger_of_a_user ON ledger (user, at_s);

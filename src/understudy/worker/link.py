@@ -162,12 +162,14 @@ async def run(
         secret=secret,
         region=region,
         model=spec["name"],
+        revision=spec["revision"],
         slots=spec["slots"],
     )
     try:
         model = build_model(spec["engine"], spec["slots"], spec["options"])
         # In a thread: a load may take many seconds, and the link has to stay alive meanwhile.
         await asyncio.to_thread(model.load, spec.get("device", "cpu"))
+        await clock.sleep(spec.get("load_s", 0.0))
     except Exception as error:
         log.exception("model %s does not load", spec["name"])
         link.say(type="failed", message=f"{spec['name']} does not load: {error}")

@@ -1,4 +1,4 @@
-// The page: joins the panels to the one call. The /fleet page will be a second entry like this one.
+// The page: joins the panels to the one call. The /fleet page is a second entry: src/fleet/main.ts.
 import {
   voices as fetchVoices,
   type SessionEvent,
@@ -18,6 +18,7 @@ import { Stage } from "./stage.ts";
 import { askTakeover } from "./takeover.ts";
 import { TakesPanel } from "./takes-panel.ts";
 import { bindTheme } from "./theme.ts";
+import { Today } from "./today.ts";
 import { VoicesPanel } from "./voices-panel.ts";
 import { WakeLock } from "./wake-lock.ts";
 import { clock } from "./words.ts";
@@ -33,6 +34,7 @@ const scope = new Scope(byId<HTMLCanvasElement>("scope"));
 const meters = new Meters();
 const latency = new LatencyPanel();
 const takes = new TakesPanel();
+const today = new Today();
 const wakeLock = new WakeLock();
 const call = new Call({ onState, onEvent });
 const controls = new ControlsPanel((voice, params) => call.setParams(voice, params));
@@ -64,6 +66,7 @@ function onState(state: SessionState, voice: Voice): void {
   meters.reset();
   showRecording();
   void loadVoices();
+  void today.load(settings.user);
   if (state.error?.code === "already_live") void offerTakeover(voice);
 }
 
@@ -181,8 +184,10 @@ user.addEventListener("change", () => {
   const name = user.value.trim();
   if (name !== "") save({ user: name });
   user.value = settings.user;
+  void today.load(settings.user);
 });
 
 bindTheme();
 void devices.refresh();
 void loadVoices();
+void today.load(settings.user);

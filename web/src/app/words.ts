@@ -1,5 +1,5 @@
 // The state of a session in words. Pure.
-import type { SessionState } from "../sdk/index.ts";
+import type { Coming, SessionState, Usage } from "../sdk/index.ts";
 
 /** What the lamp and the stage look like. */
 export type Tone = "idle" | "busy" | "live" | "cover" | "trouble";
@@ -74,7 +74,7 @@ export function words(state: SessionState, voiceTitle: string): Words {
         ? { title: "Live", detail: `${voiceTitle} performs.`, tone: "live" }
         : {
             title: "Live: the understudy performs",
-            detail: `${voiceTitle} is on its way and takes over by itself.`,
+            detail: whyUnderstudy(state.lead, voiceTitle),
             tone: "cover",
           };
     case "reconnecting":
@@ -88,6 +88,28 @@ export function words(state: SessionState, voiceTitle: string): Words {
     case "ended":
       return ended(state);
   }
+}
+
+function whyUnderstudy(lead: Coming | null, voiceTitle: string): string {
+  if (lead === null) return `${voiceTitle} is on its way and takes over by itself.`;
+  const eta = lead.etaS === null ? "" : `about ${seconds(lead.etaS)}`;
+  if (lead.kind === "loading") {
+    return `${voiceTitle} is loading on a GPU${eta && `: ${eta}`}.`;
+  }
+  return `${voiceTitle}’s GPUs are full: you are ${ordinal(lead.position)} in line${eta && `, ${eta}`}.`;
+}
+
+/** For a few seconds after the lead has taken over, so that one sees it happen. */
+export function takenOver(voiceTitle: string): Words {
+  return {
+    title: `Live: ${voiceTitle} performs`,
+    detail: "The lead has taken over from the understudy.",
+    tone: "live",
+  };
+}
+
+export function minutes({ leadS, understudyS, silentS }: Usage): string {
+  return `lead ${clock(leadS)} · understudy ${clock(understudyS)} · silent ${silentS.toFixed(1)} s`;
 }
 
 function ended({ reason, error }: SessionState & { name: "ended" }): Words {

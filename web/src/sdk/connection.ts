@@ -10,6 +10,11 @@ import {
   type ServerMessage,
 } from "./protocol.ts";
 
+/** What the session waits for: a place in line, or a worker that is starting. */
+export type Coming =
+  | { readonly kind: "queued"; readonly position: number; readonly etaS: number | null }
+  | { readonly kind: "loading"; readonly progress: number; readonly etaS: number | null };
+
 export type ConnectionState =
   | { readonly name: "connecting" }
   | { readonly name: "queued"; readonly position: number; readonly etaS: number | null }
@@ -20,6 +25,8 @@ export type ConnectionState =
       readonly voice: string;
       readonly latencyMs: number;
       readonly latencySamples: number;
+      /** While the understudy performs: how far the lead is. Null: not known, or not coming. */
+      readonly lead: Coming | null;
     }
   | { readonly name: "reconnecting"; readonly attempt: number; readonly retryInMs: number }
   | {
@@ -79,6 +86,8 @@ export class Connection {
   private pingId = 0;
   private readonly pings = new Map<number, number>();
   private error: WireError | null = null;
+  private performing: (ConnectionState & { name: "live" }) | null = null;
+  private coming: Coming | null = null;
 
   constructor(
     private readonly start: StartFields,
@@ -129,19 +138,23 @@ export class Connection {
     switch (event.type) {
       case "queued":
         this.resume = event.resume;
-        return this.joined({ name: "queued", position: event.position, etaS: event.eta_s });
+        return this.awaits({ kind: "queued", position: event.position, etaS: event.eta_s });
       case "loading":
         this.resume = event.resume;
-        return this.joined({ name: "loading", progress: event.progress, etaS: event.eta_s });
+        return this.awaits({ kind: "loading", progress: event.progress, etaS: event.eta_s });
       case "live":
         this.resume = event.resume;
-        return this.joined({
+        // The news of the lead from before `live` still hold while the understudy covers for it.
+        if (event.role === "lead") this.coming = null;
+        this.performing = {
           name: "live",
           role: event.role,
           voice: event.voice,
           latencyMs: event.latency_ms,
           latencySamples: event.latency_samples,
-        });
+          lead: this.coming,
+        };
+        return this.joined(this.performing);
       case "pong": {
         const sent = this.pings.get(event.id);
         this.pings.delete(event.id);
@@ -156,6 +169,22 @@ export class Connection {
       case "ended":
         return this.ended(event, now);
     }
+  }
+
+  /** While the understudy performs this is about the lead; else nobody performs until `live`. */
+  private awaits(coming: Coming): Action[] {
+    this.coming = coming;
+    if (this.performing?.role === "understudy") {
+      this.performing = { ...this.performing, lead: coming };
+      return this.joined(this.performing);
+    }
+    this.performing = null;
+    const { etaS } = coming;
+    return this.joined(
+      coming.kind === "queued"
+        ? { name: "queued", position: coming.position, etaS }
+        : { name: "loading", progress: coming.progress, etaS },
+    );
   }
 
   /** A slot, or a place in the queue: back in the session, so retries start afresh. */
@@ -202,6 +231,8 @@ export class Connection {
 
   private again(now: number): Action[] {
     this.lostAt ??= now;
+    this.performing = null;
+    this.coming = null;
     if (now - this.lostAt > this.giveUpMs) {
       return this.finish({ name: "ended", reason: "lost", error: null });
     }

@@ -2,6 +2,7 @@
 import type { Block } from "./audio/envelope.ts";
 import type { PlayoutStats } from "./audio/playout-buffer.ts";
 import type { Recording } from "./audio/recorder.ts";
+import type { Coming } from "./connection.ts";
 import type { UnderstudyError } from "./errors.ts";
 import type { Latency } from "./latency.ts";
 import type { EndReason, Params, Role } from "./protocol.ts";
@@ -51,6 +52,8 @@ export type SessionState =
       readonly role: Role;
       readonly voice: string;
       readonly latencyMs: number;
+      /** While the understudy performs: how far the lead is. Null: not known, or not coming. */
+      readonly lead: Coming | null;
     }
   | { readonly name: "reconnecting"; readonly attempt: number; readonly retryInMs: number }
   | { readonly name: "stopping" }

@@ -28,6 +28,7 @@ export class Session extends Emitter<SessionEvent> {
   private monitoring: boolean;
   private recordingOn = false;
   private reports = 0;
+  private silentS = 0;
   private closed = false;
   private latest: PlayoutReport | null = null;
   private readonly retry = () => this.tell({ type: "retry" });
@@ -213,8 +214,9 @@ export class Session extends Emitter<SessionEvent> {
   private usage(event: ServerMessage): void {
     if (event.type !== "usage" && event.type !== "ended") return;
     if (event.type === "usage") this.meter.putServer(event.queue_ms, event.engine_ms);
-    const silentS = event.type === "usage" ? event.silent_s : 0;
-    const usage = { leadS: event.lead_s, understudyS: event.understudy_s, silentS };
+    if (event.type === "usage") this.silentS = event.silent_s;
+    const { lead_s: leadS, understudy_s: understudyS } = event;
+    const usage = { leadS, understudyS, silentS: this.silentS };
     this.emit({ type: "usage", usage });
   }
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from understudy.core.scaling_levels import Costs, thresholds
-from understudy.core.scaling_rates import Rate
-from understudy.core.scaling_view import Drain, Move, Pool, Stage, Start, Stop, Worker
+from understudy.core.policy_levels import Costs, thresholds
+from understudy.core.policy_rates import Rate
+from understudy.core.policy_view import Drain, Move, Pool, Stage, Start, Stop, Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,12 @@ def tend(
         _retire(pool, usable, seats, moves, stops)
         if pool.drain is Drain.MOVE:
             live += sum(len(w.sessions) for w in pool.workers if not is_usable(w, pool))
+    if pool.keep is not None:
+        return _keep(pool, usable, moves, stops)
     arrivals_per_s = rate.per_s(live, mean_s)
     started = 0
     room = capacity
-    while live - room >= thresholds(room, arrivals_per_s, mean_s, costs).start_at:
+    while not pool.held and live - room >= thresholds(room, arrivals_per_s, mean_s, costs).start_at:
         started += 1
         room += pool.slots
     if started:
@@ -67,6 +69,18 @@ def tend(
         if live - base <= thresholds(base, arrivals_per_s, mean_s, costs).stop_at:
             return empty(pool, usable, victim)
     return Tended(pool, moves, stops)
+
+
+def _keep(pool: Pool, usable: Sequence[Worker], moves: Sequence[Move], stops: list[Stop]) -> Tended:
+    """As many workers as the operator has said; a busy one is not stopped."""
+    assert pool.keep is not None
+    missing = 0 if pool.held else max(0, pool.keep - len(usable))
+    seated = {move.target for move in moves}
+    idle = [worker.id for worker in usable if not worker.sessions and worker.id not in seated]
+    surplus = max(0, len(usable) - pool.keep)
+    stops = [*stops, *(Stop(worker) for worker in sorted(idle)[:surplus])]
+    start = Start(pool.model, pool.region, pool.revision)
+    return Tended(pool, moves, stops, [start] * missing, missing)
 
 
 def _settled(worker: Worker, pool: Pool, now: float) -> int:
@@ -122,11 +136,14 @@ def _retire(
     """Workers that drain, or have an older revision: stopped when empty, emptied when allowed."""
     seated = {move.target for move in moves}
     newest = {worker.id for worker in usable}
+    warming = bool(usable) and all(worker.stage is Stage.LOADING for worker in usable)
     for worker in pool.workers:
         if worker.id in newest or worker.id in seated:
             continue
         if not worker.sessions:
-            stops.append(Stop(worker.id))
+            # An older revision goes on taking sessions until a newer one can.
+            if worker.stage is Stage.DRAINING or not warming:
+                stops.append(Stop(worker.id))
             continue
         for session in worker.sessions if pool.drain is Drain.MOVE else ():
             if (target := seats.take(newest)) is None:

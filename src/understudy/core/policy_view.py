@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import exp, log
 
-from understudy.core.scaling_levels import GRAIN, Costs
-from understudy.core.scaling_rates import Life, Rate
+from understudy.core.policy_levels import GRAIN, Costs
+from understudy.core.policy_rates import Life, Rate
 
 Key = tuple[str, str]  # (model, region)
 
@@ -72,6 +72,8 @@ class Pool:
     arrived: int = 0  # sessions that ever connected, ...
     ended: int = 0  # ... and of those, how many are over
     drain: Drain = Drain.MOVE
+    keep: int | None = None  # so many are always on: no foresight, no limits, no packing
+    held: bool = False  # its loads fail: nothing is started now
 
     @property
     def key(self) -> Key:
@@ -85,15 +87,6 @@ class View:
 
     pools: tuple[Pool, ...]
     rtt_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A session that wants a lead, now."""
-
-    session: str
-    model: str
-    region: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,215 @@
+"""Who sits where: asks the store for seats, offers them to sessions, tells those who wait.
+
+The store's seats are the truth, and an order too: whoever gave a session a seat (this edge when
+the user came, or the controller to move it), the session is offered it here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+
+from understudy.config import Config
+from understudy.core import wire
+from understudy.core.errors import Internal
+from understudy.core.fleet import Fleet, Placement, Request, SessionRow, Worker, WorkerState
+from understudy.core.ledger import Role
+from understudy.core.pools import DEFAULT_BOOT_S, last_seats, waiting_for
+from understudy.core.session import State
+from understudy.edge.links import WorkerLink
+from understudy.edge.session import Part, Session
+from understudy.seams import Clock, Store
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 0.5  # how often the store is read where nothing is said to have changed
+
+
+class Seating:
+    """The seats of one edge's sessions."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: Callable[[], Config],
+        links: Mapping[str, WorkerLink],
+        sessions: Mapping[str, Session],
+        region: str,
+        clock: Clock,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._links = links
+        self._sessions = sessions
+        self._region = region
+        self._clock = clock
+        self._spawn = spawn
+        self._news = asyncio.Event()
+        self._lengths_s: deque[float] = deque(maxlen=100)  # of sessions that ended
+        self.fleet = Fleet()
+        self.changed: Callable[[], None] = lambda: None  # the controller wants to know
+
+    # one session
+
+    def seek(self, session: Session) -> None:
+        """Looks for a slot of the lead's model; while there is none, for one of the understudy's,
+        unless somebody performs already."""
+        session.seats_pending += 1
+        self._spawn(self._seek(session))
+
+    async def _seek(self, session: Session) -> None:
+        try:
+            roles = [Role.LEAD]
+            if session.performer is None and Role.UNDERSTUDY in session.cast:
+                roles.append(Role.UNDERSTUDY)
+            for role in roles:
+                placement = await self._place(session, role)
+                if placement is not None:
+                    break
+        except Exception as error:
+            log.exception("session %s: no slot could be sought", session.id)
+            session.fail(Internal(f"the store failed: {error}"))
+        finally:
+            session.seats_pending -= 1
+            session.seats_changed += 1
+        self.nudge()
+        self.changed()
+
+    async def _place(self, session: Session, role: Role) -> Placement | None:
+        model = session.cast[role].voice.model
+        spec = self._config().models.get(model)
+        why = "connect" if session.state in (State.WAITING, State.LEAVING) else "crash"
+        request = Request(session.id, model, self._region, spec.revision if spec else "", role, why)
+        placement = await self._store.place(request)
+        if placement is None:
+            return None
+        link = self._links.get(placement.worker)
+        if link is None or link.worker.state is not WorkerState.READY:
+            # Its worker died a moment ago.
+            await self._store.release(session.id, placement.worker, placement.slot)
+            return None
+        session.offer(link, placement.slot, role, why)
+        return placement
+
+    def release(self, session: Session, part: Part) -> None:
+        session.seats_pending += 1
+        self._spawn(self._release(session, part))
+
+    async def _release(self, session: Session, part: Part) -> None:
+        try:
+            await self._store.release(session.id, part.worker, part.slot)
+        finally:
+            session.seats_pending -= 1
+            session.seats_changed += 1
+        self.nudge()
+        self.changed()
+
+    # all of them
+
+    def nudge(self) -> None:
+        """Something has changed: look soon."""
+        self._news.set()
+
+    async def run(self) -> None:
+        """Looks when something changed, and now and then, for as long as the edge serves."""
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+            self._news.clear()
+            try:
+                await self.look()
+            except Exception:
+                log.exception("the store could not be read; trying again")
+
+    async def look(self) -> None:
+        before = {session.id: session.seats_changed for session in self._sessions.values()}
+        self.fleet = await self._store.look()
+        # The lead before the understudy: who has the one needs no other.
+        for seat in sorted(self.fleet.seats, key=lambda seat: (seat.role, seat.turn)):
+            session, link = self._sessions.get(seat.session), self._links.get(seat.worker)
+            if session is None or link is None or link.worker.state is not WorkerState.READY:
+                continue
+            # What was read may be older than what this edge has done since, or is doing.
+            if not session.seats_pending and before.get(session.id) == session.seats_changed:
+                session.offer(link, seat.slot, seat.role, seat.why)
+        self._tell()
+
+    # words for those who wait
+
+    def learn_length(self, length_s: float) -> None:
+        self._lengths_s.append(length_s)
+
+    def _tell(self) -> None:
+        config, seats = self._config(), last_seats(self.fleet.seats)
+        models = {session.voice.model for session in self._sessions.values() if session.wants_lead}
+        for model in models:
+            queue = waiting_for(self.fleet.sessions, seats, model, self._region)
+            self._tell_queue(model, [row for row in queue if row.model == model], config)
+
+    def _tell_queue(self, model: str, queue: list[SessionRow], config: Config) -> None:
+        """For a loading worker's slots, or in line for somebody else's."""
+        now = self._clock.wall()
+        workers = [worker for worker in self.fleet.workers if worker.model == model]
+        loading = [worker for worker in workers if worker.state is WorkerState.LOADING]
+        coming = [worker for worker in loading for _ in range(worker.slots)]
+        full = self._is_full(model, config)
+        ready_slots = sum(w.slots for w in workers if w.state is WorkerState.READY)
+        spec = config.models.get(model)
+        guess_s = DEFAULT_BOOT_S if spec is None else spec.load_s or None
+        boot_s = self.fleet.boot_s.get(model, guess_s)
+        for index, row in enumerate(queue):
+            session = self._sessions.get(row.id)
+            if session is None or not session.wants_lead or session.seats_pending:
+                continue
+            event: wire.Queued | wire.Loading
+            if index < len(coming) or not full:
+                worker = coming[index] if index < len(coming) else None
+                passed_s = 0.0 if worker is None else now - worker.started_s
+                event = loading_event(session, boot_s, passed_s)
+            else:
+                position = index - len(coming) + 1
+                eta_s = self._queue_eta_s(position, ready_slots)
+                event = wire.Queued(session.id, position, eta_s, session.resume)
+            session.tell_waiting(event)
+
+    def _is_full(self, model: str, config: Config) -> bool:
+        """Whether no more workers of the model will be started for now."""
+        spec, rules = config.models.get(model), config.rules
+        if spec is None:
+            return True
+        up = [worker for worker in self.fleet.workers if worker.state is not WorkerState.STOPPING]
+        if spec.workers is not None:
+            return sum(worker.model == model for worker in up) >= spec.workers
+        rented = [worker for worker in up if _is_rented(worker, config)]
+        if rules.max_nodes is not None and len(rented) >= rules.max_nodes:
+            return True
+        spent = sum(worker.price_per_h for worker in rented) + spec.price_per_h
+        return rules.budget_per_h is not None and spent > rules.budget_per_h + 1e-9
+
+    def _queue_eta_s(self, position: int, slots: int) -> float | None:
+        """Mean session length over slots for each place ahead: right for memoryless sessions.
+
+        None while fewer than five sessions have ended: no honest guess.
+        """
+        if len(self._lengths_s) < 5 or not slots:
+            return None
+        mean_s = sum(self._lengths_s) / len(self._lengths_s)
+        return round(position * mean_s / slots, 1)
+
+
+def _is_rented(worker: Worker, config: Config) -> bool:
+    spec = config.models.get(worker.model)
+    return spec is None or spec.workers is None
+
+
+def loading_event(session: Session, boot_s: float | None, passed_s: float) -> wire.Loading:
+    eta_s = None if boot_s is None else round(max(0.0, boot_s - passed_s), 1)
+    progress = 0.0 if not boot_s else min(0.99, round(passed_s / boot_s, 2))
+    return wire.Loading(session.id, eta_s, progress, session.resume)

@@ -1,0 +1,11 @@
+"""How a process finds the code of a bundle."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def add_path(path: str | Path) -> None:
+    """Puts a bundle's folder first on sys.path: its `model.py` is then the module `model`."""
+    sys.path.insert(0, str(Path(path).resolve()))

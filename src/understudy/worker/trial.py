@@ -1,0 +1,293 @@
+"""What a model must do before it may serve: attributes, a load, and a second of audio in its slots.
+
+Refused is what would break a session. What only makes it worse is a warning.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.core.errors import ConfigError
+from understudy.core.wire import MAX_RATE_HZ, MIN_RATE_HZ, Control
+from understudy.seams import Model
+from understudy.worker.link import build_model
+from understudy.worker.slots import Slots, card_of
+
+Signal = NDArray[np.int16]
+
+SECONDS: Final = 1.0
+CHUNK_S: Final = 0.020  # what an edge sends at a time, about
+ANY_RATE_HZ: Final = 24_000  # for a model that takes any
+ALIKE: Final = 1e-4 * 32768  # how far a slot alone may be from the same slot in a batch
+ALIKE_DB: Final = 60.0  # and a primed one from the one that stayed
+SETTLED_S: Final = 0.010  # ... from here on: until then the two are crossfaded
+CUTS_S: Final = (0.31, 0.63)  # where the primed one starts to listen
+PRIME_MAX_S: Final = 10.0
+LATE_S: Final = 0.030
+_INTEGERS: Final = {
+    "frame": (1, math.inf, "1 or more samples"),
+    "burst": (1, math.inf, "1 or more frames"),
+    "slots": (1, 1024, "1 to 1024"),
+    "latency_samples": (0, math.inf, "0 or more samples"),
+    "alignment_samples": (1, math.inf, "1 or more samples"),
+}
+
+
+class Refused(Exception):
+    """Why a model may not serve, in a sentence."""
+
+
+def try_out(spec: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
+    """Builds, loads and runs a model; returns the result's fields. Raises Refused.
+
+    `path`: the folder of its bundle, on sys.path already; mistakes are located in it.
+    """
+    kind = spec.get("kind", "convert")
+    if kind != "convert":
+        raise Refused(
+            f"this version serves models of the kind convert only; the seam of {kind!r} is "
+            "described in docs/models.md, and a later release will serve it"
+        )
+    device, params = spec.get("device", "cpu"), spec.get("params", {})
+    with _located("the engine", path):
+        model = build_model(spec["engine"], spec["slots"], spec.get("options", {}))
+    check_attributes(model, spec["slots"])
+    declared = card_of(model)
+    started = time.perf_counter()
+    # In a thread, as in a worker.
+    with _located(f"load({device!r})", path), ThreadPoolExecutor(1) as pool:
+        pool.submit(model.load, device).result()
+    load_s = time.perf_counter() - started
+    check_attributes(model, spec["slots"])
+    check_params(params, model.controls)
+    warnings = []
+    if card_of(model) != declared:
+        warnings.append(
+            "load() changes what the constructor declared (sample_rate, frame, latency_samples, "
+            "context_s or controls); declare it right from the start, `voices` lists it unloaded"
+        )
+    trial = Trial(model, params, path)
+    trial.run(warnings)
+    return {
+        "card": card_of(model).dump(),
+        "load_s": round(load_s, 3),
+        "warnings": warnings,
+        "step_ms": trial.step_ms,
+        "realtime_factor": round(trial.realtime_factor, 4),
+    }
+
+
+def check_attributes(model: Model, slots: int) -> None:
+    """Raises Refused if an attribute of seams.Model is missing or makes no sense."""
+    wanted = [*Model.__annotations__, "load", "open", "set_params", "step"]
+    if missing := [name for name in wanted if not hasattr(model, name)]:
+        raise Refused(f"the model lacks {', '.join(missing)}; seams.Model says what each is")
+    for name, (low, high, said) in _INTEGERS.items():
+        value = getattr(model, name)
+        if type(value) is not int or not low <= value <= high:  # no bool, and no np.int64
+            raise Refused(f"the model's {name} must be an int, {said}; it is {value!r}")
+    rate = model.sample_rate
+    if type(rate) is not int or not (rate == 0 or MIN_RATE_HZ <= rate <= MAX_RATE_HZ):
+        raise Refused(
+            f"the model's sample_rate must be an int, {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, or 0 for "
+            f"any; it is {rate!r}"
+        )
+    context_s = model.context_s
+    if type(context_s) not in (int, float) or not 0 <= context_s < math.inf:
+        raise Refused(f"the model's context_s must be 0 or more seconds; it is {context_s!r}")
+    if model.slots != slots:
+        raise Refused(
+            f"the model has {model.slots} slots where voice.toml wants {slots}; take the "
+            "constructor's `slots`"
+        )
+    if not isinstance(model.controls, Mapping):
+        raise Refused("the model's controls must be a dict of name: Control(min, max, default, unit)")
+    for name, control in model.controls.items():
+        if not isinstance(control, Control):
+            raise Refused(f"the control {name!r} must be a Control(min, max, default, unit)")
+        try:
+            sane = math.isfinite(control.min) and control.min <= control.default <= control.max
+        except TypeError:
+            sane = False
+        if not sane or not control.max < math.inf:
+            raise Refused(f"the control {name!r} needs numbers with min <= default <= max")
+
+
+def check_params(params: Mapping[str, float], controls: Mapping[str, Control]) -> None:
+    """Raises Refused if a voice's numbers are not what the model's controls allow."""
+    for name, value in params.items():
+        if (control := controls.get(name)) is None:
+            known = ", ".join(controls) or "none"
+            raise Refused(f"[params] has {name!r}, which the model does not; its controls: {known}")
+        if not control.min <= value <= control.max:
+            raise Refused(
+                f"[params] has {name} = {value:g}; the model takes {control.min:g} to "
+                f"{control.max:g} {control.unit}".rstrip()
+            )
+
+
+@contextmanager
+def _located(what: str, path: Path | None) -> Iterator[None]:
+    """Makes an exception a Refused that says where in the bundle it was."""
+    try:
+        yield
+    except Refused:
+        raise
+    except (Exception, SystemExit) as error:
+        traceback.print_exc(file=sys.stderr)
+        cause = error.__cause__ if isinstance(error, ConfigError) and error.__cause__ else error
+        frames = traceback.extract_tb(cause.__traceback__)
+        inside = [one for one in frames if path and Path(one.filename).is_relative_to(path)]
+        place = ""
+        if path and inside:
+            place = f" ({Path(inside[-1].filename).relative_to(path)}:{inside[-1].lineno})"
+        if isinstance(error, ConfigError):
+            said = str(error)
+        else:
+            said = f"{what} raised {traceback.format_exception_only(error)[-1].strip()}"
+        raise Refused(said + place) from None
+
+
+class Trial:
+    """Runs a loaded model in its slots, as a worker would, and looks at what it says."""
+
+    def __init__(self, model: Model, params: Mapping[str, float], path: Path | None) -> None:
+        self._model = model
+        self._params = params
+        self._path = path
+        self._rate = model.sample_rate or ANY_RATE_HZ
+        self._chunk = model.frame * max(1, math.ceil(self._rate * CHUNK_S / model.frame))
+        self.step_ms = {"p50": 0.0, "p95": 0.0}
+        self.realtime_factor = 0.0  # of all slots together; below 1 they keep up
+
+    def run(self, warnings: list[str]) -> None:
+        """Raises Refused; appends to `warnings`."""
+        slots = self._model.slots
+        # Whole chunks, and at least a few steps however long a frame is.
+        chunks = max(4, math.ceil(SECONDS * self._rate / self._chunk))
+        seconds = chunks * self._chunk / self._rate
+        lines = {slot: speech_like(self._rate, seconds, slot) for slot in range(slots)}
+        # The first steps of many engines compile; that is no measure of the rest.
+        self._perform({slot: line[: 2 * self._chunk] for slot, line in lines.items()})
+        watched = _Watched(self._model, self._path)
+        together = self._perform(lines, watched=watched)
+        self._time(watched, warnings)
+        self._check_latency(lines[0], together[0], warnings)
+        few = {slot: lines[slot] for slot in {0, slots - 1}}
+        apart = self._perform(few, in_turns=True)
+        worst = max(_furthest(apart[slot], together[slot]) for slot in few)
+        if worst > ALIKE:
+            warnings.append(
+                f"a slot stepped alone is up to {worst / 32768:.2g} of full scale off the same slot "
+                "in a full batch: step must touch the active slots' state only, and draw no random "
+                "numbers that are not the slot's own"
+            )
+        self._check_priming(warnings)
+        self._turn_every_knob()
+
+    def _perform(
+        self,
+        lines: Mapping[int, Signal],
+        *,
+        start: int = 0,
+        chunk: int = 0,
+        in_turns: bool = False,
+        watched: _Watched | None = None,
+    ) -> dict[int, Signal]:
+        """Each line of samples through the slot of that number: what the sessions would hear,
+        from position max(0, start - latency) on. `in_turns`: one slot a step."""
+        slots = Slots(cast(Model, watched or _Watched(self._model, self._path)))
+        chunk = chunk or self._chunk
+        heard: dict[int, list[bytes]] = {slot: [] for slot in lines}
+        for slot in lines:
+            with _located(f"open({slot}, {dict(self._params)})", self._path):
+                slots.open(slot, start, self._params)
+        for at in range(0, max(map(len, lines.values())), chunk):
+            for slot, line in lines.items():
+                slots.feed(slot, start + at, line[at : at + chunk].tobytes())
+                if in_turns or slot == max(lines):
+                    while slots.due:
+                        for output in slots.step():
+                            heard[output.slot].append(output.pcm)
+        return {slot: np.frombuffer(b"".join(pcm), np.int16) for slot, pcm in heard.items()}
+
+    def _time(self, watched: _Watched, warnings: list[str]) -> None:
+        took_ms = np.array([seconds for seconds, _ in watched.steps]) * 1e3
+        self.step_ms = {
+            "p50": round(float(np.percentile(took_ms, 50)), 3),
+            "p95": round(float(np.percentile(took_ms, 95)), 3),
+        }
+        audio_s = sum(samples for _, samples in watched.steps) / self._rate
+        self.realtime_factor = float(took_ms.sum()) / 1e3 / audio_s
+        if self.realtime_factor > 1:
+            slots = self._model.slots
+            warnings.append(
+                f"slower than real time on this machine with its {slots} slots busy: "
+                f"{self.realtime_factor:.2g} s of work for 1 s of audio, so there will be gaps; "
+                "serve fewer slots, or a faster device"
+            )
+
+    def _check_latency(self, said: Signal, heard: Signal, warnings: list[str]) -> None:
+        """Loudness goes up and down where it did, if output sample k answers input sample k."""
+        hop = self._rate // 200
+        one, two = (_loudness(line[: len(heard)], hop) for line in (said, heard))
+        if len(one) < 20 or not one.std() or not two.std():
+            return
+        likeness = np.correlate(two, one, "full") / (len(one) * one.std() * two.std())
+        late = (int(likeness.argmax()) - (len(one) - 1)) * hop
+        if likeness.max() > 0.8 and abs(late) >= LATE_S * self._rate:
+            warnings.append(
+                f"output seems to be {late / self._rate * 1e3:+.0f} ms off latency_samples = "
+                f"{self._model.latency_samples}; about {self._model.latency_samples + late} would "
+                "be true, and moves between voices will stutter until it is"
+            )
+
+    def _check_priming(self, warnings: list[str]) -> None:
+        """Two sessions with one input, the second of which heard the last context_s only."""
+        model, grid = self._model, self._model.alignment_samples
+        context = math.ceil(model.context_s * self._rate)
+        took_s = model.context_s * self.realtime_factor
+        if took_s > PRIME_MAX_S:
+            warnings.append(
+                f"context_s = {model.context_s:g} takes about {took_s:.0f} s to hear again, which "
+                "is too long for a session to move; whether it is enough was not checked"
+            )
+            return
+        # Half a second to compare, and as much as the model withholds.
+        tail = self._rate // 2 + model.latency_samples + 2 * model.frame
+        cuts = [math.ceil(cut_s * self._rate / grid) * grid for cut_s in CUTS_S]
+        line = speech_like(self._rate, (cuts[-1] + context + tail) / self._rate + 0.1, 7)
+        stayed = self._perform({0: line})[0]
+        burst = model.frame * max(model.burst, self._chunk // model.frame)  # catching up is faster
+        worst = math.inf
+        for cut in cuts:
+            end = cut + context + tail
+            slot = model.slots - 1
+            moved = self._perform({slot: line[cut:end]}, start=cut, chunk=burst)[slot]
+            at = cut + context + round(SETTLED_S * self._rate)
+            skipped = at - max(0, cut - model.latency_samples)
+            worst = min(worst, _alike_db(stayed[at:], moved[skipped:]))
+        if worst < ALIKE_DB:
+            warnings.append(
+                f"a slot primed with context_s = {model.context_s:g} differs from one that was "
+                f"never moved (they agree to {worst:.0f} dB; {ALIKE_DB:.0f} is inaudible): a session "
+                "that moves will be heard to; raise context_s, set alignment_samples to the "
+                "model's own grid, or let old input fade from the state"
+            )
+
+    def _turn_every_knob(self) -> None:
+        for name, control in self._model.controls.items():
+            for value in (control.min, control.max, control.default):
+                with _located(f"set_params(0, {{{name!r}: {value:g}}})", self._path):
+                    self._model.set_params(0, {name: float(value)})
