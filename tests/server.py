@@ -77,7 +77,10 @@ class Server:
         """The worker processes; `model` picks by name."""
         workers = []
         for child in psutil.Process(self.process.pid).children():
-            node = child.cmdline()[child.cmdline().index("--node") + 1]
+            words = child.cmdline()
+            if "--node" not in words:  # a model is being tried
+                continue
+            node = words[words.index("--node") + 1]
             if f"node {node} starts for {model}" in self.log:
                 workers.append(child)
         return workers

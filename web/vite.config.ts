@@ -1,4 +1,4 @@
-// The page: index.html at /, everything else hashed under assets/.
+// The pages: index.html at /, fleet.html at /fleet, everything else hashed under assets/.
 import { loadEnv } from "vite";
 import { defineConfig } from "vitest/config";
 
@@ -14,6 +14,7 @@ export default defineConfig(({ mode }) => {
       assetsInlineLimit: 0,
       modulePreload: { polyfill: false },
       reportCompressedSize: false,
+      rolldownOptions: { input: ["index.html", "fleet.html"] },
     },
     worker: { format: "es" as const },
     server: { proxy: { "/v1": { target: server, ws: true }, "/healthz": server } },

@@ -1,36 +1,24 @@
-"""A bundle: the folder with a voice.toml that a research engineer ships, and its revision.
-
-The revision is the first 12 hex digits of the SHA-256 of a `sha256sum` listing of the folder's
-files, sorted by path: what is in the files, and nothing else, makes it.
-"""
+"""A bundle: the folder with a voice.toml that a research engineer ships."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 import re
-import shutil
-import tempfile
 import tomllib
-import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
+from understudy.bundle_files import copy_in, revision_of, verify
 from understudy.config import DEFAULT_SLOTS
 from understudy.core.errors import ConfigError
 from understudy.core.policy_view import Drain
 from understudy.core.wire import Params
 
+__all__ = ["Bundle", "install", "read_bundle", "verify"]
+
 KINDS: Final = ("convert", "speak", "listen")
-MAX_BYTES: Final = 2 * 1024**3
-IGNORED: Final = (
-    *("__pycache__", ".git", "*.pyc", ".DS_Store"),
-    *("*~", "*.swp", "*.swo", "#*#", ".#*"),  # what editors leave
-)
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _ENGINE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _KEYS: Final[Mapping[str, type]] = {
@@ -117,7 +105,7 @@ def read_bundle(folder: Path, name: str | None = None) -> Bundle:
         engine=raw.get("engine", ""),
         slots=raw.get("slots", DEFAULT_SLOTS),
         understudy=raw.get("understudy"),
-        drain=raw.get("drain", Drain.MOVE),
+        drain=raw.get("drain", Drain.MOVE.value),
         params={key: _number(value, f"{where}: params.{key}") for key, value in params.items()},
         options=raw.get("options", {}),
         load_s=float(raw.get("load_s", 0)),
@@ -187,103 +175,9 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
-def _files(folder: Path) -> list[tuple[str, Path]]:
-    """(its path in the bundle, where it lies) of every file that counts, in order."""
-    root = Path(os.path.realpath(folder))
-    try:
-        found = sorted(_walk(root, "", (root,)))
-        size = sum(path.stat().st_size for _, path in found)
-    except OSError as error:
-        raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from None
-    if size > MAX_BYTES:
-        raise ConfigError(
-            f"{folder} has {size / 1024**3:.1f} GiB; a bundle may have 2: have load() fetch the rest"
-        )
-    return found
-
-
-def _walk(folder: Path, prefix: str, above: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
-    for path in folder.iterdir():
-        if any(fnmatchcase(path.name, pattern) for pattern in IGNORED):
-            continue
-        # One spelling of accents: file systems differ in which they keep.
-        name = prefix + unicodedata.normalize("NFC", path.name)
-        if not name.isprintable() or "\\" in name:
-            raise ConfigError(f"rename {name!r} in the bundle: no control characters, no backslash")
-        real = Path(os.path.realpath(path))
-        if path.is_symlink() and not (real.is_relative_to(above[0]) and real.exists()):
-            raise ConfigError(
-                f"{path} is a link to {real}, which is not in the bundle; put the file itself there"
-            )
-        if real.is_file():
-            yield name, real
-        elif real.is_dir():
-            if real in above:
-                raise ConfigError(f"{path} links to a folder that it lies in; remove that link")
-            yield from _walk(real, f"{name}/", (*above, real))
-        else:
-            raise ConfigError(f"{path} is neither a file nor a folder; remove it from the bundle")
-
-
-def revision_of(folder: Path) -> str:
-    """12 hex digits that name the folder's contents. Raises ConfigError."""
-    listing = hashlib.sha256()
-    for name, path in _files(folder):
-        try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        listing.update(f"{digest}  {name}\n".encode())
-    return listing.hexdigest()[:12]
-
-
-def verify(path: Path, revision: str) -> None:
-    """Raises ConfigError if the files no longer are that revision's."""
-    if not path.is_dir():
-        raise ConfigError(f"the files of revision {revision} are gone from {path}; deploy it again")
-    if (found := revision_of(path)) != revision:
-        raise ConfigError(
-            f"the files in {path} were changed: they hash to {found}, not to {revision}; "
-            "remove that folder and deploy again"
-        )
-
-
 def install(bundle: Bundle, into: Path) -> Path:
     """Copies a bundle to into/REVISION, read-only, whole or not at all; returns that folder.
 
     Idempotent, also when several processes do it at once. Raises ConfigError.
     """
-    target = into / bundle.revision
-    if target.is_dir():
-        verify(target, bundle.revision)
-        return target
-    try:
-        into.mkdir(parents=True, exist_ok=True)
-        copy = Path(tempfile.mkdtemp(prefix=f".{bundle.revision}-", dir=into))
-        try:
-            copy.chmod(0o755)
-            for name, path in _files(bundle.path):
-                _copy(path, copy / name)
-            if revision_of(copy) != bundle.revision:
-                raise ConfigError(f"{bundle.path} changed while it was copied; deploy it again")
-            try:
-                copy.rename(target)
-            except OSError:
-                if not target.is_dir():  # by another process, in the meantime
-                    raise
-        finally:
-            shutil.rmtree(copy, ignore_errors=True)
-    except OSError as error:
-        raise ConfigError(f"cannot copy the bundle to {target}: {error.strerror}") from None
-    verify(target, bundle.revision)
-    return target
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as read, target.open("xb") as write:
-        shutil.copyfileobj(read, write, 1 << 20)
-        write.flush()
-        os.fsync(write.fileno())  # the rename must not survive a power cut that this did not
-        os.chmod(write.fileno(), 0o444 | source.stat().st_mode & 0o111)
+    return copy_in(bundle.path, bundle.revision, into)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from understudy import __version__, eventloop
-from understudy.config import DEFAULT_PORT, ConfigFile, data_dir
+from understudy import __version__, eventloop, logs
+from understudy.config import DEFAULT_PORT, Config, ConfigFile, data_dir
 from understudy.core.errors import UnderstudyError
 from understudy.sim.command import simulate
 
@@ -23,7 +22,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from understudy.core.ledger import Use
+    from understudy.seams import Store
 
+T = TypeVar("T")
 DEFAULT_URL = os.environ.get("UNDERSTUDY_URL", f"http://127.0.0.1:{DEFAULT_PORT}")
 MIN_PYTHON = (3, 11)
 
@@ -92,21 +93,15 @@ def params_of(wishes: tuple[str, ...]) -> dict[str, float]:
 @click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535))
 @data_option
 @click.option("-v", "--verbose", is_flag=True, help="Log every step of every session.")
-def up(host: str, port: int, data: Path | None, verbose: bool) -> None:
+@click.option("--log", "form", type=click.Choice(logs.FORMATS), default="text", show_default=True)
+def up(host: str, port: int, data: Path | None, verbose: bool, form: str) -> None:
     """Start the whole product: page, API and audio on one port."""
     from understudy.tokens import token_check
     from understudy.up import Ready, check_listen
     from understudy.up import up as serve
 
     secret = os.environ.get("UNDERSTUDY_SECRET")
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    for noisy in ("picows", "uvicorn", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("picows").setLevel(logging.ERROR)
+    logs.start(form, verbose=verbose)
 
     def announce(ready: Ready) -> None:
         click.echo()
@@ -275,6 +270,88 @@ def status(url: str, as_json: bool) -> None:
         row = (session["user"], session["voice"], session["state"], performs)
         table.add_row(*row, *heard, silent)
     show(table)
+
+
+def change_store(data: Path | None, work: Callable[[Store, Config, Path], Awaitable[T]]) -> T:
+    """Runs something on a data folder's store, whether a server runs on it or not."""
+    from understudy.store.sqlite import SqliteStore
+
+    folder = data_dir(data)
+    config = ConfigFile.of_data(folder).current()
+
+    async def run() -> T:
+        store = SqliteStore(folder / "understudy.db")
+        await store.open()
+        try:
+            return await work(store, config, folder)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--name", help="Another name than the bundle's own: a twin beside it.")
+@data_option
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def deploy(folder: Path, name: str | None, data: Path | None, as_json: bool) -> None:
+    """Check the bundle in FOLDER and make it live: a new voice, or a voice's new revision."""
+    from understudy import shipping
+    from understudy.clock import SystemClock
+
+    async def work(store: Store, config: Config, where: Path) -> shipping.Deployed:
+        bundles = where / "bundles"
+        return await shipping.deploy(
+            folder, name, config, store, bundles, SystemClock(), lambda w: click.echo(w, err=True)
+        )
+
+    done = change_store(data, work)
+    checked = done.checked
+    if as_json:
+        fields = {"voice": done.model, "revision": done.revision, "again": done.again}
+        timing = {"load_s": checked.load_s, "realtime_factor": checked.realtime_factor}
+        click.echo(json.dumps({**fields, **timing, "warnings": list(done.warnings)}, indent=2))
+        return
+    for warning in done.warnings:
+        click.secho(f"warning: {warning}", fg="yellow", err=True)
+    click.echo(
+        f"loads in {checked.load_s:.1f} s; {checked.card.slots} slots take "
+        f"{checked.realtime_factor * 100:.0f} % of a core"
+    )
+    if done.again:
+        click.echo(f"{done.model} {done.revision} is deployed already; nothing has changed.")
+    else:
+        click.echo(
+            f"{done.model} {done.revision} is deployed: new sessions go to it once it is warm. "
+            f"`understudy rollback {done.model}` takes it back."
+        )
+
+
+@cli.command()
+@click.argument("voice")
+@click.option("--to", metavar="REVISION", help="This one; else the one before.")
+@data_option
+def rollback(voice: str, to: str | None, data: Path | None) -> None:
+    """Deploy an older revision of VOICE again."""
+    from understudy import shipping
+    from understudy.clock import SystemClock
+
+    revision = change_store(
+        data, lambda store, _, __: shipping.rollback(voice, to, store, SystemClock())
+    )
+    click.echo(f"{voice} is {revision} again: new sessions go to it once it is warm.")
+
+
+@cli.command()
+@click.argument("worker")
+@click.option("--undo", is_flag=True, help="Let it take sessions again.")
+@data_option
+def drain(worker: str, undo: bool, data: Path | None) -> None:
+    """Empty WORKER without dropping anyone, then give its node back."""
+    if not change_store(data, lambda store, _, __: store.drain(worker, not undo)):
+        raise Sentence(f"no worker {worker} is up; `understudy status` lists them")
+    click.echo(f"{worker} {'takes sessions again' if undo else 'takes nobody new and is emptied'}.")
 
 
 @cli.command()

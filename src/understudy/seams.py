@@ -21,7 +21,7 @@ from understudy.core.fleet import (
     SessionRow,
     Worker,
 )
-from understudy.core.ledger import Interval
+from understudy.core.ledger import Interval, Role
 from understudy.core.wire import Card, Control
 
 
@@ -157,6 +157,10 @@ class Store(Protocol):
         self, *, user: str | None = None, from_s: float = 0.0, to_s: float = math.inf
     ) -> Sequence[Interval]:
         """The intervals last counted at from_s <= at_s < to_s, in that order."""
+        ...
+
+    async def heard(self, from_s: float) -> Mapping[Role, float]:
+        """Seconds heard in all, by role, of the intervals last counted at `from_s` or later."""
         ...
 
 

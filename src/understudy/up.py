@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Final
 
@@ -22,9 +22,11 @@ from understudy.core.errors import ConfigError, ModelFailed
 from understudy.edge.api import build_app
 from understudy.edge.edge import CheckToken, Edge
 from understudy.edge.gate import Gate, HostCheck, is_loopback, listen
+from understudy.edge.overview import Overview
 from understudy.providers.local import LocalProvider
 from understudy.resample import SoxrResampler
 from understudy.store.sqlite import SqliteStore
+from understudy.worker.check import check
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +72,21 @@ async def up(
     provider = LocalProvider(spec_json)
     edge = Edge(store, catalog.current, provider.admits, check_token, SoxrResampler, clock)
     check = HostCheck(host)
-    gate = Gate(sock, edge, build_app(edge, check, private=private), check, clock)
+    overview = Overview(edge, clock, lambda: catalog.deployments)
+    gate = Gate(sock, edge, build_app(edge, overview, check, private=private), check, clock)
     local = host if is_loopback(host) else "127.0.0.1"
     shown = f"[{host}]" if ":" in host else host
     url = f"ws://{f'[{local}]' if ':' in local else local}:{gate.port}/v1/link"
     provider.urls[edge.region] = url
     controller = Controller(store, provider, catalog.wanted, lambda: catalog.current().rules, clock)
+    read_cards = edge.refresh
+
+    async def refresh() -> None:
+        if await catalog.refresh():
+            await read_cards()
+            controller.nudge()
+
+    edge.refresh = refresh
     edge.seating.changed = controller.nudge
     controller.moved = edge.seating.nudge
     stop = asyncio.Event()
@@ -90,7 +101,7 @@ async def up(
             ("edge", edge.run()),
             ("seating", edge.seating.run()),
             ("ledger", edge.run_ledger()),
-            ("catalog", _follow(catalog, edge, controller, clock)),
+            ("catalog", _follow(catalog, edge, clock)),
             ("controller", controller.run()),
         )
     ]
@@ -139,14 +150,12 @@ def lock_data(data: Path) -> IO[str]:
     return lock
 
 
-async def _follow(catalog: Catalog, edge: Edge, controller: Controller, clock: SystemClock) -> None:
+async def _follow(catalog: Catalog, edge: Edge, clock: SystemClock) -> None:
     """Keeps up with what is deployed, and learns the cards of what was never loaded."""
     tried: set[tuple[str, str]] = set()
     while True:
         try:
-            if await catalog.refresh():
-                controller.nudge()
-                edge.cards.update(await edge.store.cards())
+            await edge.refresh()
             for spec in list(catalog.current().models.values()):
                 key = (spec.name, spec.revision)
                 if spec.workers is None and key not in edge.cards and key not in tried:
@@ -159,18 +168,13 @@ async def _follow(catalog: Catalog, edge: Edge, controller: Controller, clock: S
 
 async def _try(spec: ModelSpec, edge: Edge) -> None:
     """Loads a model once, so that its latency is known before a GPU has to be rented for that."""
-    try:
-        from understudy.worker.check import check
-    except ImportError:
-        from understudy.worker.link import build_model
-        from understudy.worker.slots import card_of
-        m = build_model(spec.engine, spec.slots, spec.options)
-        edge.learn_card(spec.name, spec.revision, card_of(m))
-        return
-
     same = [card for (_, revision), card in edge.cards.items() if revision == spec.revision]
     try:
-        card = same[0] if same else (await check(spec)).card
+        card = (
+            same[0]
+            if same
+            else (await check(asdict(spec), Path(spec.path) if spec.path else None)).card
+        )
     except ModelFailed as error:
         log.error("model %s: %s", spec.name, error.message)
         edge.learn_failure(spec.name, spec.revision, error.message)

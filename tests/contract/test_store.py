@@ -1,32 +1,85 @@
 """What every store promises."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from understudy.core.errors import AlreadyLive, ConfigError
-from understudy.core.fleet import Request, Worker, WorkerState
+from understudy.core.fleet import (
+    Deployment,
+    Placement,
+    Request,
+    Seat,
+    SessionRow,
+    Worker,
+    WorkerState,
+)
 from understudy.core.ledger import Interval, Role
 from understudy.core.wire import Card, Control
-from understudy.seams import SessionRow, Store
+from understudy.seams import Store
 from understudy.store.sqlite import SqliteStore
 
-WORKER = Worker("w1", "n1", "m", "sf", 2, WorkerState.READY, progress=1.0)
+T = TypeVar("T")
+
+ADAPTERS: dict[str, Callable[[Path], Store]] = {"sqlite": SqliteStore}
+CARD = Card(24_000, 240, 960, 3.0, 4, {"pitch": Control(-24, 24, 0, "semitones")})
+LOADING, READY, STOPPING = WorkerState.LOADING, WorkerState.READY, WorkerState.STOPPING
 
 
-def row(session: str, user: str) -> SessionRow:
-    return SessionRow(session, user, "miku", "m", "sf", "edge-1", started_s=100.0)
+def row(session: str, user: str = "", **changes: Any) -> SessionRow:
+    row = SessionRow(session, user or f"user of {session}", "miku", "m", "", "sf", "edge-1", 100.0)
+    return replace(row, **changes)
 
 
-@pytest.fixture(params=["sqlite"])
+def worker(name: str, **changes: Any) -> Worker:
+    return replace(Worker(name, "m", "r1", "sf", 2, LOADING, 50.0), **changes)
+
+
+def request(session: str, **changes: Any) -> Request:
+    return replace(Request(session, "m", "sf", "r1"), **changes)
+
+
+@pytest.fixture(params=list(ADAPTERS))
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    store = SqliteStore(tmp_path / "test.db")
+    store = ADAPTERS[request.param](tmp_path / "test.db")
     await store.open()
     yield store
     await store.close()
+
+
+async def up(store: Store, *names: str, **changes: Any) -> None:
+    """Workers that have loaded."""
+    for name in names:
+        await store.rent(worker(name, **changes))
+        await store.ready(name, 60.0)
+
+
+async def come(store: Store, *sessions: str, **changes: Any) -> None:
+    """Live sessions, in this order."""
+    for number, session in enumerate(sessions):
+        await store.begin(row(session, **({"started_s": 100.0 + number} | changes)))
+
+
+async def seat(store: Store, worker: str, *sessions: str, **changes: Any) -> None:
+    """Seats sessions on a worker, which no other could take."""
+    for session in sessions:
+        assert await store.move(session, None, worker, "connect")
+
+
+async def seats(store: Store) -> list[tuple[str, str, int]]:
+    return [(s.session, s.worker, s.slot) for s in (await store.look()).seats]
+
+
+# --- Sessions ---
 
 
 async def test_a_user_has_one_live_stream(store: Store) -> None:
@@ -37,75 +90,380 @@ async def test_a_user_has_one_live_stream(store: Store) -> None:
     await store.begin(row("s3", "bob"))
     await store.end("s1", "stopped", 160.0)
     await store.begin(row("s2", "alice"))
-    assert {s.id for s in await store.sessions()} == {"s2", "s3"}
+    assert {s.id for s in (await store.look()).sessions} == {"s2", "s3"}
 
 
 async def test_the_first_end_counts(store: Store) -> None:
-    await store.begin(row("s1", "alice"))
+    await store.begin(row("s1"))
     await store.end("s1", "stopped", 160.0)
     await store.end("s1", "error", 999.0)
-    (ended,) = await store.sessions(live=False)
+    _, (ended,) = await store.history(0.0)
     assert (ended.reason, ended.ended_s) == ("stopped", 160.0)
 
 
+# --- Seats ---
+
+
 async def test_slots_are_given_once_and_given_back(store: Store) -> None:
-    await store.save_worker(WORKER)
-    for name in ("s1", "s2", "s3"):
-        await store.begin(row(name, name))
-    first = await store.place(Request("s1", "m", "sf"))
-    second = await store.place(Request("s2", "m", "sf"))
+    await up(store, "w")
+    await come(store, "s1", "s2", "s3")
+    first = await store.place(request("s1"))
+    second = await store.place(request("s2"))
     assert first is not None
     assert second is not None
     assert {first.slot, second.slot} == {0, 1}
-    assert await store.place(Request("s1", "m", "sf")) == first  # asked again: the same
-    assert await store.place(Request("s3", "m", "sf")) is None
-    (worker,) = await store.workers()
-    assert worker.taken == 2
-    await store.release("s1")
-    assert await store.place(Request("s3", "m", "sf")) == first
+    assert await store.place(request("s3")) is None
+    assert [w.taken for w in (await store.look()).workers] == [2]
+    await store.release("s1", "w", first.slot)
+    await store.end("s1", "stopped", 1.0)
+    assert await store.place(request("s3")) == first
     await store.end("s2", "stopped", 1.0)
-    (worker,) = await store.workers()
-    assert worker.taken == 1
+    assert [w.taken for w in (await store.look()).workers] == [1]
+
+
+async def test_asked_again_a_session_gets_the_seat_that_it_has_in_that_role(store: Store) -> None:
+    await up(store, "lead", "cover")
+    await up(store, "cover2", model="pitch")
+    await come(store, "s", understudy="pitch")
+    covers = request("s", model="pitch", role=Role.UNDERSTUDY, why="connect")
+    covered = await store.place(covers)
+    assert covered == Placement("cover2", 0)
+    assert await store.place(covers) == covered
+    led = await store.place(request("s"))
+    assert led is not None
+    assert led != covered
+    assert await store.place(request("s")) == led
+    assert await store.place(covers) == covered
+    other = {"lead": "cover", "cover": "lead"}[led.worker]
+    assert await store.move("s", led.worker, other, "packing")
+    assert await store.place(request("s")) == Placement(other, 0)  # where it goes
+    assert [(s.role, s.worker, s.turn) for s in (await store.look()).seats] == [
+        (Role.UNDERSTUDY, "cover2", 0),
+        (Role.LEAD, led.worker, 1),
+        (Role.LEAD, other, 2),
+    ]
+
+
+async def test_an_understudys_seat_leaves_the_session_waiting_for_its_lead(store: Store) -> None:
+    await up(store, "pitch", model="pitch")
+    await come(store, "covered", understudy="pitch")
+    await come(store, "later", started_s=200.0)
+    await store.place(request("covered", model="pitch", role=Role.UNDERSTUDY))
+    await up(store, "w")
+    assert await store.place(request("later")) is None  # `covered` came first
+    assert await store.place(request("covered")) == Placement("w", 0)
+    assert await store.place(request("later")) == Placement("w", 1)
+
+
+async def test_the_newest_revision_is_chosen_then_the_fullest_worker(store: Store) -> None:
+    await come(store, *"abcdefg")
+    await up(store, "empty", slots=3)
+    await up(store, "full", slots=3)
+    await up(store, "old", revision="r0", slots=3)
+    await seat(store, "full", "a")
+    await seat(store, "old", "b", "c")
+    chosen = []
+    for session in "defg":
+        placement = await store.place(request(session))
+        assert placement is not None
+        chosen.append(placement.worker)
+    assert chosen == ["full", "full", "empty", "empty"]
+    await come(store, "x", "y", started_s=200.0)
+    await store.place(request("x"))
+    assert await store.place(request("y")) == Placement("old", 2)  # better than none
+
+
+async def test_nobody_overtakes_who_came_earlier_and_waits(store: Store) -> None:
+    await come(store, "first", "second", "third")
+    await come(store, "elsewhere", started_s=50.0, region="tokyo")
+    await come(store, "covered", started_s=50.0, model="other", understudy="m")
+    await up(store, "w", slots=3)
+    assert await store.place(request("second")) is None  # `first` and `covered` wait
+    assert await store.place(request("first")) is None
+    understudy = request("covered", role=Role.UNDERSTUDY)
+    assert await store.place(understudy) == Placement("w", 0)
+    assert await store.place(request("second")) is None
+    assert await store.place(request("first")) == Placement("w", 1)
+    assert await store.place(request("second")) == Placement("w", 2)
+    assert await store.place(request("third")) is None
+
+
+async def test_who_came_at_the_same_instant_is_ordered_by_name(store: Store) -> None:
+    await come(store, "a", "b", started_s=100.0)
+    await up(store, "w")
+    assert await store.place(request("b")) is None
+    assert await store.place(request("a")) is not None
+
+
+async def test_a_worker_takes_nobody_unless_it_is_ready_and_wanted(store: Store) -> None:
+    await come(store, "s")
+    await store.rent(worker("loads"))
+    await up(store, "drains", "stops", "went", "far")
+    await up(store, "other", model="n")
+    await up(store, "away", region="tokyo")
+    assert await store.drain("drains", True)
+    assert await store.retire("stops")
+    assert await store.retire("far")
+    await store.gone("went", 70.0, "crashed")
+    assert await store.place(request("s")) is None
+    for target in ("loads", "drains", "stops", "went", "other", "nobody"):
+        assert not await store.move("s", None, target, "lead ready")
+    assert await store.drain("drains", False)
+    assert await store.place(request("s")) == Placement("drains", 0)
+
+
+async def test_ended_and_unknown_sessions_get_no_slot(store: Store) -> None:
+    await up(store, "w")
+    await come(store, "s")
+    await store.end("s", "gone", 1.0)
+    assert await store.place(request("s")) is None
+    assert await store.place(request("nobody")) is None
+    assert not await store.move("s", None, "w", "lead ready")
+    assert not await store.move("nobody", None, "w", "lead ready")
+
+
+@pytest.mark.xfail(
+    strict=True, reason="place picks by where sessions go, and finds the seat they leave taken"
+)
+async def test_a_free_slot_is_found_while_a_fuller_worker_is_being_left(store: Store) -> None:
+    await up(store, "a", "b", slots=4)
+    await come(store, *"pqrstu")
+    await seat(store, "a", *"pqrs")
+    await seat(store, "b", "t")
+    assert await store.move("s", "a", "b", "packing")  # a: four seats, one of which is being left
+    assert await store.place(request("u")) == Placement("b", 2)
+
+
+async def test_a_move_takes_a_second_seat(store: Store) -> None:
+    await up(store, "a", "b")
+    await come(store, "s")
+    await seat(store, "a", "s")
+    assert not await store.move("s", None, "b", "lead ready")  # it sits on a
+    assert not await store.move("s", "b", "b", "packing")
+    assert await store.move("s", "a", "b", "packing")
+    assert (await store.look()).seats == (
+        Seat("s", "a", 0, Role.LEAD, 0, "connect"),
+        Seat("s", "b", 0, Role.LEAD, 1, "packing"),
+    )
+    assert [w.taken for w in (await store.look()).workers] == [1, 1]
+    assert not await store.move("s", "a", "b", "packing")  # an old plan: it goes to b now
+    await store.release("s", "a", 0)
+    assert await seats(store) == [("s", "b", 0)]
+
+
+async def test_a_move_to_where_nothing_is_free_is_refused(store: Store) -> None:
+    await up(store, "a")
+    await up(store, "b", slots=1)
+    await come(store, "s", "t")
+    await seat(store, "a", "s")
+    await seat(store, "b", "t")
+    assert not await store.move("s", "a", "b", "packing")
+    await store.end("t", "stopped", 1.0)
+    assert await store.drain("b", True)
+    assert not await store.move("s", "a", "b", "packing")
+    assert await seats(store) == [("s", "a", 0)]
+
+
+async def test_an_understudy_is_moved_among_its_kind_and_given_up_for_the_lead(
+    store: Store,
+) -> None:
+    await up(store, "p", "q", model="pitch")
+    await up(store, "w")
+    await come(store, "s", understudy="pitch")
+    assert await store.move("s", None, "p", "connect")
+    assert not await store.move("s", "p", "w", "lead ready")  # of the lead's kind it has none
+    assert await store.move("s", "p", "q", "packing")
+    await store.release("s", "p", 0)
+    assert await store.move("s", None, "w", "lead ready")
+    assert not await store.move("s", "q", "p", "packing")  # who has a lead needs no other
+    assert [(s.worker, s.role) for s in (await store.look()).seats] == [
+        ("q", Role.UNDERSTUDY),
+        ("w", Role.LEAD),
+    ]
+
+
+async def test_only_ones_own_seat_is_released(store: Store) -> None:
+    await up(store, "w")
+    await come(store, "s", "t")
+    await seat(store, "w", "s", "t")
+    await store.release("s", "w", 1)
+    await store.release("nobody", "w", 0)
+    assert await seats(store) == [("s", "w", 0), ("t", "w", 1)]
+    await store.release("s", "w", 0)
+    await store.release("s", "w", 0)  # again: nothing happens
+    assert await seats(store) == [("t", "w", 1)]
 
 
 async def test_racing_sessions_never_share_a_slot(store: Store) -> None:
-    await store.save_worker(replace(WORKER, slots=5))
-    await asyncio.gather(*(store.begin(row(f"s{k}", f"u{k}")) for k in range(20)))
-    placed = await asyncio.gather(*(store.place(Request(f"s{k}", "m", "sf")) for k in range(20)))
-    slots = [placement.slot for placement in placed if placement]
-    assert sorted(slots) == [0, 1, 2, 3, 4]
+    names = [f"s{k:02}" for k in range(20)]
+    await up(store, "a", slots=2)
+    await up(store, "b", slots=3)
+    await asyncio.gather(*(store.begin(row(name)) for name in names))
+    asked = [store.place(request(name)) for name in names for _ in range(2)]
+    moved = [store.move(name, None, "b", "lead ready") for name in reversed(names)]
+    await asyncio.gather(*asked, *moved)
+    taken = [(s.worker, s.slot) for s in (await store.look()).seats]
+    assert sorted(taken) == [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2)]
+    assert len({s.session for s in (await store.look()).seats}) == 5
 
 
-async def test_ended_unknown_and_misplaced_sessions_get_no_slot(store: Store) -> None:
-    await store.save_worker(WORKER)
-    await store.begin(row("s1", "alice"))
-    await store.end("s1", "gone", 1.0)
-    assert await store.place(Request("s1", "m", "sf")) is None
-    assert await store.place(Request("nobody", "m", "sf")) is None
-    await store.begin(row("s2", "alice"))
-    assert await store.place(Request("s2", "other", "sf")) is None
+# --- Workers ---
 
 
-async def test_workers_come_and_go(store: Store) -> None:
-    await store.save_worker(replace(WORKER, state=WorkerState.LOADING, progress=0.5))
-    (worker,) = await store.workers()
-    assert (worker.state, worker.progress, worker.boot_s) == (WorkerState.LOADING, 0.5, None)
-    await store.save_worker(replace(WORKER, boot_s=10.5))
-    (worker,) = await store.workers()
-    assert (worker.state, worker.boot_s) == (WorkerState.READY, 10.5)
-    await store.save_worker(replace(WORKER, state=WorkerState.GONE))
-    assert list(await store.workers()) == []
+async def test_a_worker_loads_is_ready_stops_and_is_gone(store: Store) -> None:
+    made = worker("w", price_per_h=0.4)
+    await store.rent(made)
+    assert (await store.look()).workers == (made,)
+    await store.ready("w", 60.5)
+    await store.ready("w", 99.0)  # again: the first counts
+    made = replace(made, state=READY, ready_s=60.5)
+    assert (await store.look()).workers == (made,)
+    assert await store.retire("w")
+    await store.ready("w", 99.0)
+    made = replace(made, state=STOPPING)
+    assert (await store.look()).workers == (made,)
+    await store.gone("w", 70.0, "not needed")
+    await store.gone("w", 99.0, "its node is no more")
+    await store.ready("w", 99.0)
+    assert (await store.look()).workers == ()
+    (gone,), _ = await store.history(0.0)
+    assert gone == replace(made, state=WorkerState.GONE, stopped_s=70.0, reason="not needed")
+
+
+async def test_drain_is_a_wish_that_can_be_taken_back(store: Store) -> None:
+    await up(store, "w")
+    for on in (True, False):
+        assert await store.drain("w", on)
+        assert [w.draining for w in (await store.look()).workers] == [on]
+    await store.gone("w", 70.0, "crashed")
+    assert not await store.drain("w", True)
+    assert not await store.drain("nobody", True)
+
+
+async def test_a_busy_worker_is_not_retired_and_a_retired_one_is_not_made_busy(
+    store: Store,
+) -> None:
+    await up(store, "w")
+    await come(store, "s", "t")
+    await seat(store, "w", "s")
+    assert not await store.retire("w")
+    await store.release("s", "w", 0)
+    assert await store.retire("w")
+    assert await store.place(request("s")) is None
+    assert not await store.move("s", None, "w", "lead ready")
+    await store.gone("w", 70.0, "not needed")
+    assert not await store.retire("w")
+    assert not await store.retire("nobody")
+
+
+async def test_who_sits_on_a_worker_that_is_gone_has_no_seat(store: Store) -> None:
+    await up(store, "a", "b")
+    await come(store, "s", "t")
+    await seat(store, "a", "s", "t")
+    assert await store.move("t", "a", "b", "packing")
+    await store.gone("a", 70.0, "crashed")
+    assert await seats(store) == [("t", "b", 0)]
+    assert await store.place(request("s")) == Placement("b", 1)
+
+
+async def test_a_look_is_in_order(store: Store) -> None:
+    for name, started_s in (("late", 30.0), ("b", 20.0), ("a", 20.0), ("went", 10.0)):
+        await up(store, name, started_s=started_s)
+    await store.gone("went", 70.0, "crashed")
+    for name, started_s in (("z", 3.0), ("b", 2.0), ("a", 2.0), ("over", 1.0)):
+        await store.begin(row(name, started_s=started_s))
+    await store.end("over", "stopped", 5.0)
+    await seat(store, "late", "z", "a")
+    assert await store.move("z", "late", "b", "packing")
+    fleet = await store.look()
+    assert [w.id for w in fleet.workers] == ["a", "b", "late"]
+    assert [s.id for s in fleet.sessions] == ["a", "b", "z"]
+    assert [s.turn for s in fleet.seats] == [0, 0, 1]
+    assert fleet.seats[-1].worker == "b"
+
+
+async def test_how_long_a_model_loads_is_learnt_from_the_last_loads(store: Store) -> None:
+    await store.save_card("m", "r1", CARD)
+    await store.save_card("m", "r2", CARD)
+    await store.save_card("never", "r1", CARD)
+    assert (await store.look()).boot_s == {}
+    for number, boot_s in enumerate([1000.0, 10.0, 11.0, 12.0, 13.0, 14.0]):
+        await store.rent(worker(f"w{number}", revision=f"r{number % 2}", started_s=100.0 * number))
+        await store.ready(f"w{number}", 100.0 * number + boot_s if number else 30.0)
+        await store.gone(f"w{number}", 9000.0, "not needed")
+    assert (await store.look()).boot_s == {"m": pytest.approx(12.0)}
+
+
+async def test_history_has_all_that_was_not_over_at_a_time(store: Store) -> None:
+    await up(store, "early", "late", "still")
+    await store.gone("early", 70.0, "not needed")
+    await store.gone("late", 80.0, "not needed")
+    await come(store, "short", "long", "live")
+    await store.end("short", "stopped", 110.0)
+    await store.end("long", "stopped", 120.0)
+    for from_s, names, sessions in (
+        (0.0, {"early", "late", "still"}, ["short", "long", "live"]),
+        (70.0, {"late", "still"}, ["short", "long", "live"]),
+        (110.0, {"still"}, ["long", "live"]),
+        (999.0, {"still"}, ["live"]),
+    ):
+        workers, rows = await store.history(from_s)
+        assert {w.id for w in workers} == names
+        assert [s.id for s in rows] == sessions
+
+
+async def test_an_edge_that_restarts_ends_what_it_left(store: Store) -> None:
+    await up(store, "heard", "unheard")
+    await store.rent(worker("loads"))
+    await come(store, "s1", "s2")
+    await come(store, "other", edge="edge-2")
+    await seat(store, "heard", "s1")
+    await store.meter([interval("s1", 0, 1, 200.0, worker="heard")])
+    assert await store.recover("edge-1", 500.0) == 2
+    fleet = await store.look()
+    assert fleet.workers == ()
+    assert [s.id for s in fleet.sessions] == ["other"]
+    assert fleet.seats == ()
+    workers, rows = await store.history(0.0)
+    assert {w.id: w.stopped_s for w in workers} == {"heard": 200.0, "unheard": 60.0, "loads": 50.0}
+    ends = {s.id: (s.ended_s, s.reason) for s in rows}
+    assert ends == {"s1": (200.0, "edge_lost"), "s2": (101.0, "edge_lost"), "other": (None, "")}
+    await come(store, "again", user="user of s1")  # the lock is free again
+
+
+# --- What is learnt and shipped ---
 
 
 async def test_cards_are_kept(store: Store) -> None:
-    card = Card(24_000, 240, 960, 3.0, 4, {"pitch": Control(-24, 24, 0, "semitones")})
-    await store.save_card("m", card)
-    await store.save_card("m", replace(card, slots=8))
-    assert await store.cards() == {"m": replace(card, slots=8)}
+    await store.save_card("m", "r1", CARD)
+    await store.save_card("m", "r1", replace(CARD, slots=8))
+    await store.save_card("m", "r2", CARD)
+    assert await store.cards() == {("m", "r1"): replace(CARD, slots=8), ("m", "r2"): CARD}
 
 
-def interval(session: str, seq: int, samples: int, at_s: float, user: str = "alice") -> Interval:
-    return Interval(session, seq, user, "miku", "m", "w1", "sf", Role.LEAD, 24_000, samples, at_s)
+async def test_deployments_are_kept_in_order_and_fail_by_revision(store: Store) -> None:
+    made = [
+        Deployment("m", "r2", 20.0, '{"b": 2}'),
+        Deployment("m", "r1", 10.0, '{"a": 1}'),
+        Deployment("n", "r1", 15.0, "{}"),
+        Deployment("m", "r1", 30.0, '{"a": 1}'),  # rolled back
+    ]
+    for deployment in made:
+        await store.deploy(deployment)
+    by_time = sorted(made, key=lambda d: d.at_s)
+    assert list(await store.deployments()) == by_time
+    await store.fail("m", "r1", "it does not load")
+    failed = [d.failed for d in await store.deployments()]
+    assert failed == ["it does not load", "", "", "it does not load"]
+
+
+# --- The ledger ---
+
+
+def interval(
+    session: str, seq: int, samples: int, at_s: float, user: str = "alice", worker: str = "w1"
+) -> Interval:
+    return Interval(session, seq, user, "miku", "m", worker, "sf", Role.LEAD, 24_000, samples, at_s)
 
 
 async def test_the_ledger_only_grows(store: Store) -> None:
@@ -132,23 +490,75 @@ async def test_the_ledger_is_read_by_user_and_time(store: Store) -> None:
     assert await store.ledger(user="nobody") == []
 
 
-async def test_an_edge_that_restarts_ends_what_it_left(store: Store) -> None:
-    await store.save_worker(WORKER)
-    await store.begin(row("s1", "alice"))
-    await store.begin(replace(row("s2", "bob"), edge="edge-2"))
-    assert await store.recover("edge-1", 500.0) == 1
-    assert [s.id for s in await store.sessions()] == ["s2"]
-    await store.begin(row("s3", "alice"))  # her lock is free again
+# --- Files ---
 
 
 async def test_what_is_written_survives_a_reopening(tmp_path: Path) -> None:
     for expected in (0, 1):
         store = SqliteStore(tmp_path / "test.db")
         await store.open()
-        assert len(await store.sessions(live=False)) == expected
+        fleet = await store.look()
+        assert (len(fleet.workers), len(fleet.sessions), len(fleet.seats)) == (expected,) * 3
         if not expected:
-            await store.begin(row("s1", "alice"))
+            await up(store, "w")
+            await come(store, "s")
+            await seat(store, "w", "s")
         await store.close()
+
+
+VERSION_1 = """
+    CREATE TABLE models (name TEXT PRIMARY KEY, card TEXT NOT NULL);
+    CREATE TABLE workers (id TEXT PRIMARY KEY, node TEXT NOT NULL, model TEXT NOT NULL,
+        region TEXT NOT NULL, slots INTEGER NOT NULL, state TEXT NOT NULL, progress REAL NOT NULL,
+        boot_s REAL, reason TEXT NOT NULL);
+    CREATE TABLE sessions (id TEXT PRIMARY KEY, user TEXT NOT NULL, voice TEXT NOT NULL,
+        model TEXT NOT NULL, region TEXT NOT NULL, edge TEXT NOT NULL, started_s REAL NOT NULL,
+        worker TEXT, slot INTEGER, ended_s REAL, reason TEXT NOT NULL);
+    CREATE UNIQUE INDEX one_stream_a_user ON sessions (user) WHERE ended_s IS NULL;
+    CREATE UNIQUE INDEX one_session_a_slot ON sessions (worker, slot)
+        WHERE ended_s IS NULL AND worker IS NOT NULL;
+    CREATE INDEX sessions_of_an_edge ON sessions (edge) WHERE ended_s IS NULL;
+    CREATE TABLE ledger (session TEXT NOT NULL, seq INTEGER NOT NULL, user TEXT NOT NULL,
+        voice TEXT NOT NULL, model TEXT NOT NULL, worker TEXT NOT NULL, region TEXT NOT NULL,
+        role TEXT NOT NULL, rate_hz INTEGER NOT NULL, samples INTEGER NOT NULL, at_s REAL NOT NULL,
+        PRIMARY KEY (session, seq));
+    CREATE INDEX ledger_in_time ON ledger (at_s);
+    CREATE INDEX ledger_of_a_user ON ledger (user, at_s);
+    PRAGMA user_version = 1;
+    INSERT INTO models VALUES ('m', '{}');
+    INSERT INTO workers VALUES ('w1', 'n1', 'm', 'sf', 4, 'ready', 1.0, 2.0, '');
+    INSERT INTO sessions VALUES
+        ('s1', 'alice', 'miku', 'm', 'sf', 'edge-1', 100.0, 'w1', 0, 160.0, 'stopped'),
+        ('s2', 'alice', 'miku', 'm', 'sf', 'edge-1', 200.0, 'w1', 1, NULL, '');
+    INSERT INTO ledger VALUES
+        ('s1', 0, 'alice', 'miku', 'm', 'w1', 'sf', 'lead', 24000, 4800, 150.0);
+"""
+
+
+async def test_a_database_of_version_1_is_brought_along(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+    db = sqlite3.connect(path)
+    db.executescript(VERSION_1)
+    db.close()
+    for _ in range(2):  # once is enough
+        store = SqliteStore(path)
+        await store.open()
+        workers, rows = await store.history(0.0)
+        assert list(workers) == []  # they died with their server
+        assert list(rows) == [
+            row("s1", "alice", ended_s=160.0, reason="stopped"),
+            row("s2", "alice", started_s=200.0),
+        ]
+        assert await store.ledger() == [interval("s1", 0, 4800, 150.0)]
+        with pytest.raises(AlreadyLive):
+            await store.begin(row("s3", "alice"))
+        await store.close()
+    store = SqliteStore(path)
+    await store.open()
+    assert await store.recover("edge-1", 300.0) == 1
+    await store.meter([interval("s1", 0, 9600, 151.0)])
+    assert await store.ledger() == [interval("s1", 0, 9600, 151.0)]
+    await store.close()
 
 
 async def test_a_file_that_is_no_database_is_refused_with_a_sentence(tmp_path: Path) -> None:
@@ -161,8 +571,6 @@ async def test_a_file_that_is_no_database_is_refused_with_a_sentence(tmp_path: P
 
 
 async def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
-    import sqlite3
-
     db = sqlite3.connect(tmp_path / "test.db")
     db.execute("PRAGMA user_version = 99")
     db.close()
@@ -170,3 +578,224 @@ async def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="newer"):
         await store.open()
     await store.close()
+
+
+# --- Any run of calls, beside a model of what they mean ---
+
+USERS = st.integers(0, 5)
+SOME = st.integers(0, 7)  # an index into what there is
+
+
+class Runs(RuleBasedStateMachine):
+    """The store and a few dictionaries are told the same, and have to say the same."""
+
+    adapter = "sqlite"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.store = ADAPTERS[self.adapter](Path(":memory:"))
+        self.run(self.store.open())
+        self.rows: dict[str, SessionRow] = {}  # all there ever were
+        self.live: dict[str, SessionRow] = {}
+        self.workers: dict[str, Worker] = {}
+        self.gone: list[str] = []
+        self.seats: dict[str, list[Seat]] = {}
+        self.turns = itertools.count()
+
+    def teardown(self) -> None:
+        self.run(self.store.close())
+        self.runner.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    # the model
+
+    def last(self, session: str, role: Role) -> Seat | None:
+        return next((s for s in reversed(self.seats.get(session, [])) if s.role is role), None)
+
+    def free(self, worker: str) -> list[int]:
+        """The slots that a worker would give away now."""
+        one = self.workers.get(worker)
+        if one is None or one.state is not READY or one.draining:
+            return []
+        taken = {s.slot for seats in self.seats.values() for s in seats if s.worker == worker}
+        return [slot for slot in range(one.slots) if slot not in taken]
+
+    def sit(self, session: str, worker: str, role: Role, why: str) -> None:
+        seats = self.seats.setdefault(session, [])
+        turn = seats[-1].turn + 1 if seats else 0
+        seats.append(Seat(session, worker, self.free(worker)[0], role, turn, why))
+
+    def waits(self, row: SessionRow, model: str) -> bool:
+        led, covered = self.last(row.id, Role.LEAD), self.last(row.id, Role.UNDERSTUDY)
+        return led is None and (row.model == model or (row.understudy == model and not covered))
+
+    def chosen(self, row: SessionRow, model: str, newest: str) -> str | None:
+        came = [(one.started_s, one.id) for one in self.live.values() if self.waits(one, model)]
+        if any(one < (row.started_s, row.id) for one in came):
+            return None
+        goes = [seat for one in self.live for role in Role if (seat := self.last(one, role))]
+        fits = [
+            (w.revision == newest, sum(seat.worker == w.id for seat in goes) - w.slots, w.id)
+            for w in self.workers.values()
+            if w.model == model and self.free(w.id)
+        ]
+        return max(fits, default=(None, None, None))[-1]
+
+    def some(self, names: list[str], index: int) -> str:
+        return names[index % len(names)] if names else "nobody"
+
+    # what may be asked
+
+    @rule(user=USERS, model=st.sampled_from("mn"), covered=st.booleans(), dt_s=st.integers(0, 1))
+    def begin(self, user: int, model: str, covered: bool, dt_s: int) -> None:
+        started_s = max((r.started_s for r in self.rows.values()), default=0.0) + dt_s
+        new = row(
+            f"s{len(self.rows):03}",
+            f"u{user}",
+            model=model,
+            understudy="p" if covered else "",
+            started_s=started_s,
+        )
+        if any(one.user == new.user for one in self.live.values()):
+            with pytest.raises(AlreadyLive):
+                self.run(self.store.begin(new))
+        else:
+            self.run(self.store.begin(new))
+            self.rows[new.id] = self.live[new.id] = new
+
+    @rule(of=SOME, role=st.sampled_from(list(Role)), newest=st.sampled_from(["r1", "r2"]))
+    def place(self, of: int, role: Role, newest: str) -> None:
+        one = self.rows.get(self.some(sorted(self.rows)[-8:], of))
+        if one is None or not (model := one.model if role is Role.LEAD else one.understudy):
+            return
+        asked = request(one.id, model=model, revision=newest, role=role)
+        placement = self.run(self.store.place(asked))
+        if one.id not in self.live:
+            assert placement is None
+        elif (seat := self.last(one.id, role)) is not None:
+            assert placement == Placement(seat.worker, seat.slot)
+        else:
+            chosen = self.chosen(one, model, newest)
+            if placement is None:
+                # It may miss a free slot while somebody leaves a seat: see above.
+                assert chosen is None or any(len(seats) > 1 for seats in self.seats.values())
+            else:
+                assert placement == Placement(str(chosen), self.free(str(chosen))[0])
+                self.sit(one.id, placement.worker, role, asked.why)
+
+    @rule(of=SOME, to=SOME, right=st.booleans(), by=SOME)
+    def move(self, of: int, to: int, right: bool, by: int) -> None:
+        session = self.some(sorted(self.rows)[-8:], of)
+        target = self.some([*self.workers, *self.gone[-1:]], to)
+        one, there = self.live.get(session), self.workers.get(target)
+        role = Role.LEAD if one and there and there.model == one.model else Role.UNDERSTUDY
+        now = self.last(session, role)
+        source = (now.worker if now else None) if right else self.some([*self.workers], by)
+        able = (
+            one is not None
+            and there is not None
+            and there.model in (one.model, one.understudy)
+            and source == (now.worker if now else None)
+            and not (role is Role.UNDERSTUDY and self.last(session, Role.LEAD))
+            and bool(self.free(target))
+        )
+        assert self.run(self.store.move(session, source, target, "packing")) == able
+        if able:
+            self.sit(session, target, role, "packing")
+
+    @precondition(lambda self: any(self.seats.values()))
+    @rule(of=SOME, which=SOME, own=st.booleans())
+    def release(self, of: int, which: int, own: bool) -> None:
+        session = self.some([name for name, seats in self.seats.items() if seats], of)
+        seat = self.seats[session][which % len(self.seats[session])]
+        self.run(self.store.release(session if own else "nobody", seat.worker, seat.slot))
+        if own:
+            self.seats[session].remove(seat)
+
+    @rule(of=SOME)
+    def end(self, of: int) -> None:
+        session = self.some(sorted(self.rows)[-8:], of)
+        self.run(self.store.end(session, "stopped", 500.0))
+        self.live.pop(session, None)
+        self.seats.pop(session, None)
+
+    @rule(
+        model=st.sampled_from("mnp"),
+        revision=st.sampled_from(["r1", "r2"]),
+        slots=st.integers(1, 3),
+        ready=st.booleans(),
+    )
+    def rent(self, model: str, revision: str, slots: int, ready: bool) -> None:
+        name = f"w{len(self.workers) + len(self.gone)}"
+        new = worker(name, model=model, revision=revision, slots=slots)
+        self.run(self.store.rent(new))
+        self.workers[name] = new
+        if ready:
+            self.ready(len(self.workers) - 1)
+
+    @rule(of=SOME)
+    def ready(self, of: int) -> None:
+        name = self.some([*self.workers], of)
+        self.run(self.store.ready(name, 60.0))
+        if name in self.workers and self.workers[name].state is LOADING:
+            self.workers[name] = replace(self.workers[name], state=READY, ready_s=60.0)
+
+    @rule(of=SOME, on=st.booleans())
+    def drain(self, of: int, on: bool) -> None:
+        name = self.some([*self.workers, *self.gone[-1:]], of)
+        assert self.run(self.store.drain(name, on)) == (name in self.workers)
+        if name in self.workers:
+            self.workers[name] = replace(self.workers[name], draining=on)
+
+    @rule(of=SOME)
+    def retire(self, of: int) -> None:
+        name = self.some([*self.workers, *self.gone[-1:]], of)
+        busy = any(s.worker == name for seats in self.seats.values() for s in seats)
+        able = name in self.workers and not busy
+        assert self.run(self.store.retire(name)) == able
+        if able:
+            self.workers[name] = replace(self.workers[name], state=STOPPING)
+
+    @rule(of=SOME)
+    def lose(self, of: int) -> None:
+        name = self.some([*self.workers, *self.gone[-1:]], of)
+        self.run(self.store.gone(name, 300.0, "crashed"))
+        if self.workers.pop(name, None):
+            self.gone.append(name)
+        for session, seats in self.seats.items():
+            self.seats[session] = [s for s in seats if s.worker != name]
+
+    # what must hold
+
+    @invariant()
+    def it_says_what_it_was_told(self) -> None:
+        fleet = self.run(self.store.look())
+        taken = [s.worker for seats in self.seats.values() for s in seats]
+        made = [replace(w, taken=taken.count(w.id)) for w in self.workers.values()]
+        assert sorted(fleet.workers, key=lambda w: w.id) == sorted(made, key=lambda w: w.id)
+        assert fleet.sessions == tuple(self.live.values())
+        for session in {*self.seats, *(s.session for s in fleet.seats)}:
+            found = [s for s in fleet.seats if s.session == session]
+            assert found == self.seats.get(session, [])
+
+    @invariant()
+    def the_promises_hold(self) -> None:
+        fleet = self.run(self.store.look())
+        workers = {w.id: w for w in fleet.workers}
+        sessions = {s.id: s for s in fleet.sessions}
+        assert len({s.user for s in fleet.sessions}) == len(fleet.sessions)
+        assert len({(s.worker, s.slot) for s in fleet.seats}) == len(fleet.seats)
+        assert all(w.taken <= w.slots for w in fleet.workers)
+        for seat in fleet.seats:
+            there, who = workers[seat.worker], sessions[seat.session]
+            assert there.state is READY
+            assert 0 <= seat.slot < there.slots
+            model = who.model if seat.role is Role.LEAD else who.understudy
+            assert there.model == model
+
+
+Runs.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRunsOnSqlite = Runs.TestCase

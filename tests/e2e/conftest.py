@@ -16,8 +16,8 @@ from understudy.bench.browser import (
     find_chromium,
     launch,
     serving,
-    speech_audio,
 )
+from understudy.bench.recordings import load
 
 from .page import Stage
 
@@ -40,7 +40,7 @@ def speech_wav(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recorded speech where there is some, else made-up speech."""
     path = tmp_path_factory.mktemp("speech") / "speech.wav"
     audio = SHARED_AUDIO if SHARED_AUDIO.is_dir() else None
-    soundfile.write(path, speech_audio(audio, 12.0), MIC_RATE, subtype="PCM_16")
+    soundfile.write(path, load(audio, MIC_RATE, 12.0), MIC_RATE, subtype="PCM_16")
     return path
 
 

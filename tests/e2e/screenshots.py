@@ -20,8 +20,8 @@ from understudy.bench.browser import (
     fake_microphone,
     launch,
     serving,
-    speech_audio,
 )
+from understudy.bench.recordings import load
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 LAPTOP: dict[str, Any] = {"viewport": {"width": 1280, "height": 860}}
@@ -139,7 +139,7 @@ def main() -> None:
         sync_playwright() as playwright,
     ):
         wav = Path(scratch) / "speech.wav"
-        soundfile.write(wav, speech_audio(None, 12.0), MIC_RATE, subtype="PCM_16")
+        soundfile.write(wav, load(None, MIC_RATE, 12.0), MIC_RATE, subtype="PCM_16")
         browser = launch(playwright, *fake_microphone(wav))
         if len(sys.argv) > 1:
             every_state(playwright, browser, server, Path(sys.argv[1]))

@@ -184,7 +184,7 @@ def test_the_bound_is_what_brute_force_finds(
         Visit(float(start), f"u{k}", "v", "r", float(start + length))
         for k, (start, length) in enumerate(spans)
     ]
-    found = report.bound_gpu_s(visits, float(boot_s), slots)
+    found = report.bound_of(visits, float(boot_s), slots)
     expected = brute_bound([(v.start_s, v.end_s) for v in visits], float(boot_s), slots)
     assert found == pytest.approx(expected)
 
@@ -193,7 +193,7 @@ def test_the_bound_keeps_a_level_on_through_a_gap_shorter_than_a_boot() -> None:
     def bound(gap_s: float) -> float:
         first = Visit(0.0, "a", "v", "r", 100.0)
         second = Visit(100.0 + gap_s, "b", "v", "r", 200.0 + gap_s)
-        return report.bound_gpu_s([first, second], 10.0, 4)
+        return report.bound_of([first, second], 10.0, 4)
 
     assert bound(4.0) == 10 + 100 + 4 + 100
     assert bound(50.0) == 10 + 100 + 10 + 100

@@ -1,7 +1,10 @@
 import { describe, expect, it } from "vitest";
 import { display, stepFor } from "../src/app/format.ts";
+import { extrapolate } from "../src/app/progress.ts";
 import { Timeline } from "../src/app/timeline.ts";
-import { clock, ordinal, seconds, words } from "../src/app/words.ts";
+import { totalSeconds } from "../src/app/today.ts";
+import { clock, minutes, ordinal, seconds, takenOver, words } from "../src/app/words.ts";
+import type { Coming } from "../src/sdk/connection.ts";
 import { clientError, microphoneError, serverError } from "../src/sdk/errors.ts";
 import { ERROR_CODES } from "../src/sdk/protocol.ts";
 
@@ -17,6 +20,29 @@ describe("words", () => {
     expect(title({ name: "ended", reason: "taken_over", error: null })).toBe("Ended: taken over");
     expect(title({ name: "ended", reason: "failed", error: clientError("no_mic") })).toBe(
       "No microphone",
+    );
+  });
+
+  it("says who performs, and why it is not the lead", () => {
+    const live = { name: "live", role: "understudy", voice: "miku", latencyMs: 40 } as const;
+    const detail = (lead: Coming | null) => words({ ...live, lead }, "Miku").detail;
+    expect(words({ ...live, lead: null }, "Miku")).toEqual({
+      title: "Live: the understudy performs",
+      detail: "Miku is on its way and takes over by itself.",
+      tone: "cover",
+    });
+    expect(detail({ kind: "loading", progress: 0.4, etaS: 6.1 })).toBe(
+      "Miku is loading on a GPU: about 6 s.",
+    );
+    expect(detail({ kind: "loading", progress: 0.4, etaS: null })).toBe(
+      "Miku is loading on a GPU.",
+    );
+    expect(detail({ kind: "queued", position: 2, etaS: 40 })).toBe(
+      "Miku’s GPUs are full: you are 2nd in line, about 40 s.",
+    );
+    expect(takenOver("Miku").title).toBe("Live: Miku performs");
+    expect(minutes({ leadS: 75.4, understudyS: 4.2, silentS: 0 })).toBe(
+      "lead 1:15 · understudy 0:04 · silent 0.0 s",
     );
   });
 
@@ -38,6 +64,35 @@ describe("words", () => {
       "less than a second",
       "8 s",
       "4 min",
+    ]);
+  });
+});
+
+describe("the bar of the lead", () => {
+  it("keeps the pace of the ETA, then slows down, and is never full by itself", () => {
+    expect(extrapolate(0.4, null, 99)).toBe(0.4);
+    expect(extrapolate(0.5, 10, 0)).toBe(0.5);
+    expect(extrapolate(0, 10, 5)).toBeCloseTo(0.4925);
+    let before = 0;
+    for (let s = 0; s < 60; s += 0.5) {
+      const now = extrapolate(0.1, 10, s);
+      expect(now).toBeGreaterThanOrEqual(before);
+      before = now;
+    }
+    expect(before).toBeLessThan(0.99);
+    expect(extrapolate(1, 0, 5)).toBeLessThan(1);
+  });
+});
+
+describe("minutes of today", () => {
+  it("add up over the voices, and are null for what is no usage", () => {
+    const row = { user: "a", voice: "v", sessions: 1, lead_s: 60.5, understudy_s: 3 };
+    expect(totalSeconds({ usage: [row, row] })).toBe(127);
+    expect(totalSeconds({ usage: [] })).toBe(0);
+    expect([totalSeconds(null), totalSeconds({}), totalSeconds({ usage: [{}] })]).toEqual([
+      null,
+      null,
+      null,
     ]);
   });
 });

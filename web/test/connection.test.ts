@@ -75,6 +75,52 @@ describe("Connection", () => {
     });
   });
 
+  describe("while the understudy performs", () => {
+    const covered = wire({ ...LIVE, role: "understudy" });
+    const lead = (progress: number, eta_s: number | null) =>
+      wire({ type: "loading", progress, eta_s, resume: "t" });
+    const line = wire({ type: "queued", position: 2, eta_s: 40, resume: "t" });
+    const start = (...texts: string[]) => {
+      const connection = make();
+      connection.connect();
+      connection.opened(0);
+      const seen = texts.map((text, at) => states(connection.received(text, at))[0]);
+      return { connection, seen };
+    };
+
+    it("stays live, with the progress of the lead", () => {
+      const { seen } = start(covered, lead(0.4, 6), line);
+      expect(seen).toMatchObject([
+        { name: "live", role: "understudy", lead: null },
+        { name: "live", role: "understudy", lead: { kind: "loading", progress: 0.4, etaS: 6 } },
+        { name: "live", role: "understudy", lead: { kind: "queued", position: 2, etaS: 40 } },
+      ]);
+    });
+
+    it("still knows what it heard of the lead before", () => {
+      const { seen } = start(lead(0.1, 9), covered);
+      expect(seen[1]).toMatchObject({ name: "live", lead: { kind: "loading", progress: 0.1 } });
+    });
+
+    it("lets the lead take over, and takes it for lost when it loads again", () => {
+      const { seen } = start(covered, lead(0.9, 1), JSON.stringify(LIVE), lead(0, 10), covered);
+      expect(seen.slice(2)).toMatchObject([
+        { name: "live", role: "lead", lead: null },
+        { name: "loading", progress: 0, etaS: 10 },
+        { name: "live", role: "understudy", lead: { kind: "loading", progress: 0, etaS: 10 } },
+      ]);
+    });
+
+    it("knows nothing of the lead after a lost connection", () => {
+      const { connection } = start(covered, lead(0.9, 1));
+      connection.lost(1000);
+      connection.opened(1200);
+      expect(states(connection.received(lead(0.2, 8), 1300))).toEqual([
+        { name: "loading", progress: 0.2, etaS: 8 },
+      ]);
+    });
+  });
+
   it("comes back with the token and the newest params", () => {
     const connection = live();
     connection.setParams({ pitch: 3 });

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import numpy as np
-import scipy.signal
 import soundfile
 from numpy.typing import NDArray
+
+from understudy.bench.recordings import files, load
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Playwright
@@ -160,34 +161,6 @@ def serving(config: str | None = None) -> Iterator[Server]:
             server.stop()
 
 
-def speech_audio(audio: Path | None, seconds: float) -> Audio:
-    """Recorded speech at MIC_RATE where there is some, else made-up speech."""
-    files = _recordings(audio)
-    if not files:
-        from understudy.bench.speech import speech
-
-        return speech(MIC_RATE, seconds=seconds, f0_hz=125.0).samples * np.float32(0.8)
-    parts: list[Audio] = []
-    for file in files:
-        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-        up = scipy.signal.resample_poly(samples[:, 0], MIC_RATE, rate)
-        parts.append((up * (0.5 / max(1e-3, float(np.abs(up).max())))).astype(np.float32))
-        if sum(map(len, parts)) >= seconds * MIC_RATE:
-            break
-    return np.concatenate(parts)[: round(seconds * MIC_RATE)]
-
-
-def _recordings(audio: Path | None) -> list[Path]:
-    if audio is None and os.environ.get("UNDERSTUDY_AUDIO"):
-        audio = Path(os.environ["UNDERSTUDY_AUDIO"])
-    if audio is None:
-        return []
-    if audio.is_file():
-        return [audio]
-    folder = audio / "librispeech" if (audio / "librispeech").is_dir() else audio
-    return sorted(p for p in folder.rglob("*") if p.suffix in {".flac", ".wav"})
-
-
 def f0_ratio(source: Audio, target: Audio, rate: int) -> float:
     """The median of target's f0 over source's, where both are voiced; both aligned."""
     import pyworld
@@ -215,7 +188,7 @@ def microphone_audio(audio: Path | None) -> Audio:
         for level in (0.3, 0.0):
             n = round(random.uniform(0.03, 0.15) * MIC_RATE)
             bursts.append((level * random.uniform(-1, 1, n)).astype(np.float32))
-    whole = np.concatenate([speech_audio(audio, 6.0), *bursts])
+    whole = np.concatenate([load(audio, MIC_RATE, 6.0), *bursts])
     floor = 1e-3 * random.uniform(-1, 1, whole.size)
     return np.clip(whole + floor, -1, 1).astype(np.float32)
 
@@ -373,7 +346,7 @@ def run(
         "browser": f"Chromium {version}, headless",
         "runs": runs,
         "seconds_a_run": seconds,
-        "speech": "recorded" if _recordings(audio) else "made up",
+        "speech": "recorded" if files(audio) else "made up",
         "figures": figures,
         "met": all(f["met"] for f in figures if f["met"] is not None),
     }

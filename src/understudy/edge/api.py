@@ -6,11 +6,18 @@ import logging
 from pathlib import Path
 from typing import Final
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+)
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from understudy.core.errors import UnderstudyError
 from understudy.edge.edge import Edge
 from understudy.edge.gate import HostCheck
+from understudy.edge.metrics import exposition
+from understudy.edge.overview import Overview
 from understudy.usage import as_rows, usage
 
 log = logging.getLogger(__name__)
@@ -72,6 +81,10 @@ class Guard:
             await self._app(scope, receive, send_with_headers)
 
 
+def _missing() -> Response:
+    return HTMLResponse(_NO_PAGE, 503)
+
+
 def _error(status: int, code: str, message: str, *, retryable: bool = False) -> JSONResponse:
     body = {"error": {"code": code, "message": message, "retryable": retryable}}
     return JSONResponse(body, status)
@@ -88,8 +101,21 @@ async def _server_error(request: Request, error: Exception) -> Response:
     return _error(500, "internal", "a bug on the server's side; see its log", retryable=True)
 
 
-def build_app(edge: Edge, check: HostCheck, *, private: bool = False) -> Starlette:
+def build_app(
+    edge: Edge, overview: Overview, check: HostCheck, *, private: bool = False
+) -> Starlette:
     """`private`: others than this machine's user may ask, so users' names are left out."""
+
+    async def fleet(request: Request) -> Response:
+        await overview.refresh()
+        return JSONResponse(overview.as_json(names=not private))
+
+    async def metrics(request: Request) -> Response:
+        await overview.refresh()
+        return Response(exposition(edge, overview), media_type=CONTENT_TYPE_LATEST)
+
+    async def fleet_page(request: Request) -> Response:
+        return FileResponse(PAGE / "fleet.html") if (PAGE / "fleet.html").exists() else _missing()
 
     async def voices(request: Request) -> Response:
         return JSONResponse({"voices": edge.voices()})
@@ -113,7 +139,7 @@ def build_app(edge: Edge, check: HostCheck, *, private: bool = False) -> Starlet
         return PlainTextResponse("ok\n")
 
     async def no_page(request: Request) -> Response:
-        return HTMLResponse(_NO_PAGE, 503)
+        return _missing()
 
     page: Route | Mount = Route("/", no_page)
     if (PAGE / "index.html").exists():
@@ -123,6 +149,9 @@ def build_app(edge: Edge, check: HostCheck, *, private: bool = False) -> Starlet
             Route("/v1/voices", voices),
             Route("/v1/status", status),
             Route("/v1/usage", use),
+            Route("/v1/fleet", fleet),
+            Route("/metrics", metrics),
+            Route("/fleet", fleet_page),
             Route("/healthz", health),
             page,
         ],

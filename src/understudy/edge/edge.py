@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from understudy.config import Config, Voice, check_params
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.05
 ENDING_S: Final = 2.0  # how long a session's end may take to be written
 LEDGER_S: Final = 0.5  # what a crash of this process may lose
+FAILED_LOADS: Final = 2  # of a revision that never loaded: then the one before is taken again
 MOVES: Final = 50  # so many of the last are shown
 MAX_CONNECTIONS: Final = 2000
 DEFAULT_RATE_HZ: Final = 24_000  # recommended for a model that takes any rate
@@ -60,13 +61,19 @@ class Edge:
         self.cards: dict[tuple[str, str], wire.Card] = {}  # by (model, revision)
         self.admits = admits_worker
         self.check_token = check_token
+        self.refresh: Callable[[], Awaitable[None]] = self._refresh  # reads what is deployed
         self._resampling = resampling
         self._clock = clock
         self._clients: set[ClientConnection] = set()
         self._by_resume: dict[str, Session] = {}
         self._failures: dict[tuple[str, str], str] = {}  # (model, revision) -> why it fails
+        self._failed_loads: Counter[tuple[str, str]] = Counter()
+        self._loaded: set[tuple[str, str]] = set()
         self.moves: deque[dict[str, Any]] = deque(maxlen=MOVES)
-        self.moved = 0
+        self.move_counts: Counter[str] = Counter()
+        self._ended_heard_s = dict.fromkeys(Role, 0.0)
+        self._ended_silent_s = 0.0
+        self._ended_busy_s: defaultdict[str, float] = defaultdict(float)
         self._new_card = asyncio.Event()
         self._closing = False
         self._unwritten: dict[tuple[str, int], Interval] = {}
@@ -74,10 +81,14 @@ class Edge:
         self.seating = Seating(store, config, self.links, self.sessions, region, clock, self._spawn)
 
     async def open(self) -> None:
-        self.cards.update(await self.store.cards())
+        await self._refresh()
         ended = await self.store.recover(self.name, self._clock.wall())
         if ended:
             log.warning("%d sessions of an earlier run had not ended; they have now", ended)
+
+    async def _refresh(self) -> None:
+        self.cards.update(await self.store.cards())
+        self._wake_for_cards()
 
     async def run(self) -> None:
         """The tick, for as long as the edge serves."""
@@ -127,6 +138,8 @@ class Edge:
     async def admit(self, client: ClientConnection, start: wire.Start) -> Session:
         """From `start` to a session that waits for its slot. Raises what the user is to be told."""
         self.check_token(start.token, start.user)
+        if start.voice not in self.config().voices:  # deployed a moment ago?
+            await self.refresh()
         voice = self.config().voice(start.voice)
         await self._carded(client, voice.model)
         cast, cards = self._cast(voice)
@@ -272,9 +285,9 @@ class Edge:
         self.seating.release(session, part)
 
     def promoted(self, session: Session, source: str | None, part: Part) -> None:
-        self.moved += 1
+        self.move_counts[part.why] += 1
         move = {
-            "seq": self.moved,
+            "seq": self.move_counts.total(),
             "at_s": self._clock.wall(),
             "session": session.id,
             "voice": session.voice.name,
@@ -283,7 +296,8 @@ class Edge:
             "why": part.why,
         }
         self.moves.append(move)
-        log.info("session %s: %s performs on %s (%s)", session.id, part.role, part.worker, part.why)
+        words = ("session %s: %s performs on %s (%s)", session.id, part.role, part.worker, part.why)
+        log.info(*words, extra={"session": session.id, "worker": part.worker})
         self.seating.nudge()  # another seat may wait for it
 
     def meter(self, session: Session) -> None:
@@ -316,6 +330,9 @@ class Edge:
     def ended(self, session: Session) -> None:
         self.meter(session)
         self.sessions.pop(session.id, None)
+        for role in Role:
+            self._ended_heard_s[role] += session.heard_s(role)
+        self._ended_silent_s += session.silent_s
         self._by_resume.pop(session.resume, None)
         log.info(
             "session %s of %s (%s) ended: %s, %.1f s heard",
@@ -324,6 +341,7 @@ class Edge:
             session.voice.name,
             session.reason,
             sum(map(session.heard_s, Role)),
+            extra={"session": session.id, "user": session.user, "voice": session.voice.name},
         )
         self.seating.learn_length(self._clock.wall() - session.started_s)
         self._spawn(self._end(session))
@@ -346,12 +364,16 @@ class Edge:
         if not worker.id:
             return  # it never was one of ours
         if worker.state is WorkerState.GONE:
-            self.links.pop(worker.id, None)
+            if self.links.pop(worker.id, None) is not None:
+                self._ended_busy_s[worker.model] += link.busy_s
             level = logging.INFO if self._closing else logging.WARNING
-            log.log(level, "worker %s (%s) is gone: %s", worker.id, worker.model, worker.reason)
+            words = ("worker %s (%s) is gone: %s", worker.id, worker.model, worker.reason)
+            log.log(level, *words, extra={"worker": worker.id, "model": worker.model})
         if worker.state is WorkerState.READY and link.card is not None:
             self.learn_card(worker.model, worker.revision, link.card)
-            log.info("worker %s (%s) is ready: %d slots", worker.id, worker.model, worker.slots)
+            self._loaded.add((worker.model, worker.revision))
+            extra = {"worker": worker.id, "model": worker.model}
+            log.info("worker %(worker)s (%(model)s) is ready", extra, extra=extra)
         self._spawn(self._save(worker))
 
     async def _save(self, worker: Worker) -> None:
@@ -365,7 +387,11 @@ class Edge:
     def load_failed(self, link: WorkerLink, message: str) -> None:
         model = link.worker.model
         log.error("worker %s (%s): %s", link.worker.id, model, message)
-        self.learn_failure(model, link.worker.revision, message)
+        key = (model, link.worker.revision)
+        self.learn_failure(*key, message)
+        self._failed_loads[key] += 1
+        if self._failed_loads[key] >= FAILED_LOADS and key not in self._loaded:
+            self._spawn(self.store.fail(*key, message))
         if self.failure(model) is not None and not self.ready(model):
             for session in list(self.sessions.values()):
                 waits = session.state in (State.WAITING, State.LEAVING)
@@ -373,6 +399,31 @@ class Edge:
                     session.fail(ModelFailed(message))
 
     # what the API shows
+
+    @property
+    def failures(self) -> Mapping[tuple[str, str], str]:
+        """(model, revision) -> why it does not load."""
+        return self._failures
+
+    @property
+    def unwritten(self) -> int:
+        """Intervals of the ledger that the store does not have yet."""
+        return len(self._unwritten)
+
+    def heard_s(self, role: Role) -> float:
+        """What this edge's users have heard since it started."""
+        live = sum(session.heard_s(role) for session in self.sessions.values())
+        return self._ended_heard_s[role] + live
+
+    def silent_s(self) -> float:
+        return self._ended_silent_s + sum(s.silent_s for s in self.sessions.values())
+
+    def busy_s(self) -> Mapping[str, float]:
+        """By model: what its workers have spent in steps, those that are gone included."""
+        total = self._ended_busy_s.copy()
+        for link in self.links.values():
+            total[link.worker.model] += link.busy_s
+        return total
 
     def failed(self, model: str) -> bool:
         """Whether the model's last load failed, and no worker has it."""

@@ -71,7 +71,8 @@ class Seating:
                 if placement is not None:
                     break
         except Exception as error:
-            log.exception("session %s: no slot could be sought", session.id)
+            words = ("session %s: no slot could be sought", session.id)
+            log.exception(*words, extra={"session": session.id})
             session.fail(Internal(f"the store failed: {error}"))
         finally:
             session.seats_pending -= 1
@@ -157,10 +158,13 @@ class Seating:
         """For a loading worker's slots, or in line for somebody else's."""
         now = self._clock.wall()
         workers = [worker for worker in self.fleet.workers if worker.model == model]
+        ready = [worker for worker in workers if worker.state is WorkerState.READY]
         loading = [worker for worker in workers if worker.state is WorkerState.LOADING]
-        coming = [worker for worker in loading for _ in range(worker.slots)]
+        # Slots that are free are as good as theirs: the controller is about to hand them out.
+        coming = [w for w in ready if not w.draining for _ in range(w.slots - w.taken)]
+        coming += [worker for worker in loading for _ in range(worker.slots)]
         full = self._is_full(model, config)
-        ready_slots = sum(w.slots for w in workers if w.state is WorkerState.READY)
+        ready_slots = sum(worker.slots for worker in ready)
         spec = config.models.get(model)
         guess_s = DEFAULT_BOOT_S if spec is None else spec.load_s or None
         boot_s = self.fleet.boot_s.get(model, guess_s)

@@ -175,7 +175,8 @@ class Session:
         self.state, effects = advance(before, event)
         if self.state is not before:
             self.since_s = self._clock.now()
-            log.debug("session %s: %s, %s -> %s", self.id, event, before, self.state)
+            words = ("session %s: %s, %s -> %s", self.id, event, before, self.state)
+            log.debug(*words, extra={"session": self.id})
         if self.state is State.ENDED and before is not State.ENDED:
             late = before in (State.LEAVING, State.FLUSHING) and event is Event.DEADLINE
             self.reason = "stopped" if late else REASONS.get(event, "stopped")

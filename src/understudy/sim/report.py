@@ -7,47 +7,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from understudy.core.bill import bound_gpu_s
 from understudy.sim.record import Record, Setup
 from understudy.sim.traffic import Visit
 
 
-def bound_gpu_s(visits: Iterable[Visit], boot_s: float, slots: int) -> float:
-    """The least GPU time with which nobody waits, for one who knows the future and may move.
-
-    Per (voice, region): the sum over levels k of the time that more than slots·(k-1) sessions are
-    live, plus for each time that level is switched on a boot, or, where it is cheaper, the gap
-    before it, through which it is kept on.
-    """
-    changes: dict[tuple[str, str], list[tuple[float, int]]] = {}
-    for visit in visits:
-        if visit.end_s > visit.start_s:
-            pool = changes.setdefault((visit.voice, visit.region), [])
-            pool += [(visit.start_s, 1), (visit.end_s, -1)]
-    total = 0.0
-    for pool in changes.values():
-        pool.sort()  # at one moment the ends come first: their slots can be had again
-        live = 0
-        on_since: list[float] = []
-        off_since: dict[int, float] = {}
-        for t, change in pool:
-            if change > 0 and live % slots == 0:  # a level is switched on
-                level = live // slots
-                gap = t - off_since[level] if level in off_since else boot_s
-                total += min(gap, boot_s)
-                on_since.append(t)
-            live += change
-            if change < 0 and live % slots == 0:
-                level = live // slots
-                total += t - on_since.pop()
-                off_since[level] = t
-    return total
+def bound_of(visits: Iterable[Visit], boot_s: float, slots: int) -> float:
+    """core.bill.bound_gpu_s of a trace."""
+    spans = (((visit.voice, visit.region), visit.start_s, visit.end_s) for visit in visits)
+    return bound_gpu_s(spans, boot_s, slots)
 
 
 def figures(record: Record, setup: Setup) -> dict[str, Any]:
     visits = record.visits
     live_s = sum(visit.end_s - visit.start_s for visit in visits)
     gpu_s = sum((rental.stop_s or 0.0) - rental.start_s for rental in record.rentals)
-    bound_s = bound_gpu_s(visits, setup.boot_s, setup.slots)
+    bound_s = bound_of(visits, setup.boot_s, setup.slots)
     lead_s = understudy_s = far_s = 0.0
     region = {rental.worker: rental.region for rental in record.rentals}
     first_lead: dict[int, float] = {}

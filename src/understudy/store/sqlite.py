@@ -171,6 +171,9 @@ class SqliteStore:
     ) -> Sequence[Interval]:
         return await self._run(_ledger, user, from_s, to_s)
 
+    async def heard(self, from_s: float) -> Mapping[Role, float]:
+        return await self._run(_heard, from_s)
+
 
 # The fleet
 
@@ -435,6 +438,14 @@ def _ledger(db: sqlite3.Connection, user: str | None, from_s: float, to_s: float
     return [
         replace(interval, role=Role(interval.role)) for interval in (Interval(*r) for r in rows)
     ]
+
+
+def _heard(db: sqlite3.Connection, from_s: float) -> dict[Role, float]:
+    rows = db.execute(
+        "SELECT role, sum(1.0 * samples / rate_hz) FROM ledger WHERE at_s >= ? GROUP BY role",
+        (from_s,),
+    )
+    return dict.fromkeys(Role, 0.0) | {Role(role): seconds for role, seconds in rows}
 
 
 def _marks(values: Sequence[object]) -> str:

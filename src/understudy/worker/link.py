@@ -14,6 +14,7 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 from understudy.core.errors import ConfigError
 from understudy.core.wire import decode_records, encode_header
 from understudy.seams import Clock, Model
+from understudy.worker.bundle_path import add_path
 from understudy.worker.slots import Slots, card_of
 
 log = logging.getLogger(__name__)
@@ -166,6 +167,8 @@ async def run(
         slots=spec["slots"],
     )
     try:
+        if spec.get("path"):
+            add_path(spec["path"])
         model = build_model(spec["engine"], spec["slots"], spec["options"])
         # In a thread: a load may take many seconds, and the link has to stay alive meanwhile.
         await asyncio.to_thread(model.load, spec.get("device", "cpu"))

@@ -6,25 +6,26 @@ Refused is what would break a session. What only makes it worse is a warning.
 from __future__ import annotations
 
 import math
-import sys
 import time
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from understudy.core.errors import ConfigError
-from understudy.core.wire import MAX_RATE_HZ, MIN_RATE_HZ, Control
 from understudy.seams import Model
+from understudy.worker.declared import Refused, Watched, check_attributes, check_params, located
+from understudy.worker.likeness import (
+    NOISE_AT_S,
+    Signal,
+    alike_db,
+    furthest,
+    late_samples,
+    speech_like,
+)
 from understudy.worker.link import build_model
 from understudy.worker.slots import Slots, card_of
-
-Signal = NDArray[np.int16]
 
 SECONDS: Final = 1.0
 CHUNK_S: Final = 0.020  # what an edge sends at a time, about
@@ -35,17 +36,6 @@ SETTLED_S: Final = 0.010  # ... from here on: until then the two are crossfaded
 CUTS_S: Final = (0.31, 0.63)  # where the primed one starts to listen
 PRIME_MAX_S: Final = 10.0
 LATE_S: Final = 0.030
-_INTEGERS: Final = {
-    "frame": (1, math.inf, "1 or more samples"),
-    "burst": (1, math.inf, "1 or more frames"),
-    "slots": (1, 1024, "1 to 1024"),
-    "latency_samples": (0, math.inf, "0 or more samples"),
-    "alignment_samples": (1, math.inf, "1 or more samples"),
-}
-
-
-class Refused(Exception):
-    """Why a model may not serve, in a sentence."""
 
 
 def try_out(spec: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
@@ -60,13 +50,13 @@ def try_out(spec: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
             "described in docs/models.md, and a later release will serve it"
         )
     device, params = spec.get("device", "cpu"), spec.get("params", {})
-    with _located("the engine", path):
+    with located("the engine", path):
         model = build_model(spec["engine"], spec["slots"], spec.get("options", {}))
     check_attributes(model, spec["slots"])
     declared = card_of(model)
     started = time.perf_counter()
     # In a thread, as in a worker.
-    with _located(f"load({device!r})", path), ThreadPoolExecutor(1) as pool:
+    with located(f"load({device!r})", path), ThreadPoolExecutor(1) as pool:
         pool.submit(model.load, device).result()
     load_s = time.perf_counter() - started
     check_attributes(model, spec["slots"])
@@ -88,77 +78,6 @@ def try_out(spec: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
     }
 
 
-def check_attributes(model: Model, slots: int) -> None:
-    """Raises Refused if an attribute of seams.Model is missing or makes no sense."""
-    wanted = [*Model.__annotations__, "load", "open", "set_params", "step"]
-    if missing := [name for name in wanted if not hasattr(model, name)]:
-        raise Refused(f"the model lacks {', '.join(missing)}; seams.Model says what each is")
-    for name, (low, high, said) in _INTEGERS.items():
-        value = getattr(model, name)
-        if type(value) is not int or not low <= value <= high:  # no bool, and no np.int64
-            raise Refused(f"the model's {name} must be an int, {said}; it is {value!r}")
-    rate = model.sample_rate
-    if type(rate) is not int or not (rate == 0 or MIN_RATE_HZ <= rate <= MAX_RATE_HZ):
-        raise Refused(
-            f"the model's sample_rate must be an int, {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, or 0 for "
-            f"any; it is {rate!r}"
-        )
-    context_s = model.context_s
-    if type(context_s) not in (int, float) or not 0 <= context_s < math.inf:
-        raise Refused(f"the model's context_s must be 0 or more seconds; it is {context_s!r}")
-    if model.slots != slots:
-        raise Refused(
-            f"the model has {model.slots} slots where voice.toml wants {slots}; take the "
-            "constructor's `slots`"
-        )
-    if not isinstance(model.controls, Mapping):
-        raise Refused("the model's controls must be a dict of name: Control(min, max, default, unit)")
-    for name, control in model.controls.items():
-        if not isinstance(control, Control):
-            raise Refused(f"the control {name!r} must be a Control(min, max, default, unit)")
-        try:
-            sane = math.isfinite(control.min) and control.min <= control.default <= control.max
-        except TypeError:
-            sane = False
-        if not sane or not control.max < math.inf:
-            raise Refused(f"the control {name!r} needs numbers with min <= default <= max")
-
-
-def check_params(params: Mapping[str, float], controls: Mapping[str, Control]) -> None:
-    """Raises Refused if a voice's numbers are not what the model's controls allow."""
-    for name, value in params.items():
-        if (control := controls.get(name)) is None:
-            known = ", ".join(controls) or "none"
-            raise Refused(f"[params] has {name!r}, which the model does not; its controls: {known}")
-        if not control.min <= value <= control.max:
-            raise Refused(
-                f"[params] has {name} = {value:g}; the model takes {control.min:g} to "
-                f"{control.max:g} {control.unit}".rstrip()
-            )
-
-
-@contextmanager
-def _located(what: str, path: Path | None) -> Iterator[None]:
-    """Makes an exception a Refused that says where in the bundle it was."""
-    try:
-        yield
-    except Refused:
-        raise
-    except (Exception, SystemExit) as error:
-        traceback.print_exc(file=sys.stderr)
-        cause = error.__cause__ if isinstance(error, ConfigError) and error.__cause__ else error
-        frames = traceback.extract_tb(cause.__traceback__)
-        inside = [one for one in frames if path and Path(one.filename).is_relative_to(path)]
-        place = ""
-        if path and inside:
-            place = f" ({Path(inside[-1].filename).relative_to(path)}:{inside[-1].lineno})"
-        if isinstance(error, ConfigError):
-            said = str(error)
-        else:
-            said = f"{what} raised {traceback.format_exception_only(error)[-1].strip()}"
-        raise Refused(said + place) from None
-
-
 class Trial:
     """Runs a loaded model in its slots, as a worker would, and looks at what it says."""
 
@@ -174,23 +93,24 @@ class Trial:
     def run(self, warnings: list[str]) -> None:
         """Raises Refused; appends to `warnings`."""
         slots = self._model.slots
-        # Whole chunks, and at least a few steps however long a frame is.
-        chunks = max(4, math.ceil(SECONDS * self._rate / self._chunk))
+        # Whole chunks, and a few of them however long a frame is.
+        samples = SECONDS * self._rate + self._model.latency_samples
+        chunks = max(4, math.ceil(samples / self._chunk))
         seconds = chunks * self._chunk / self._rate
         lines = {slot: speech_like(self._rate, seconds, slot) for slot in range(slots)}
         # The first steps of many engines compile; that is no measure of the rest.
         self._perform({slot: line[: 2 * self._chunk] for slot, line in lines.items()})
-        watched = _Watched(self._model, self._path)
+        watched = Watched(self._model, self._path)
         together = self._perform(lines, watched=watched)
         self._time(watched, warnings)
         self._check_latency(lines[0], together[0], warnings)
         few = {slot: lines[slot] for slot in {0, slots - 1}}
         apart = self._perform(few, in_turns=True)
-        worst = max(_furthest(apart[slot], together[slot]) for slot in few)
+        worst = max(furthest(apart[slot], together[slot]) for slot in few)
         if worst > ALIKE:
             warnings.append(
-                f"a slot stepped alone is up to {worst / 32768:.2g} of full scale off the same slot "
-                "in a full batch: step must touch the active slots' state only, and draw no random "
+                f"a slot stepped alone is {worst / 32768:.2g} of full scale off the same slot in a "
+                "full batch: step must touch the active slots' state only, and draw no random "
                 "numbers that are not the slot's own"
             )
         self._check_priming(warnings)
@@ -203,26 +123,31 @@ class Trial:
         start: int = 0,
         chunk: int = 0,
         in_turns: bool = False,
-        watched: _Watched | None = None,
+        watched: Watched | None = None,
     ) -> dict[int, Signal]:
         """Each line of samples through the slot of that number: what the sessions would hear,
         from position max(0, start - latency) on. `in_turns`: one slot a step."""
-        slots = Slots(cast(Model, watched or _Watched(self._model, self._path)))
+        slots = Slots(cast(Model, watched or Watched(self._model, self._path)))
         chunk = chunk or self._chunk
         heard: dict[int, list[bytes]] = {slot: [] for slot in lines}
         for slot in lines:
-            with _located(f"open({slot}, {dict(self._params)})", self._path):
+            with located(f"open({slot}, {dict(self._params)})", self._path):
                 slots.open(slot, start, self._params)
+
+        def drain() -> None:
+            while slots.due:
+                for output in slots.step():
+                    heard[output.slot].append(output.pcm)
+
         for at in range(0, max(map(len, lines.values())), chunk):
             for slot, line in lines.items():
                 slots.feed(slot, start + at, line[at : at + chunk].tobytes())
-                if in_turns or slot == max(lines):
-                    while slots.due:
-                        for output in slots.step():
-                            heard[output.slot].append(output.pcm)
+                if in_turns:
+                    drain()
+            drain()
         return {slot: np.frombuffer(b"".join(pcm), np.int16) for slot, pcm in heard.items()}
 
-    def _time(self, watched: _Watched, warnings: list[str]) -> None:
+    def _time(self, watched: Watched, warnings: list[str]) -> None:
         took_ms = np.array([seconds for seconds, _ in watched.steps]) * 1e3
         self.step_ms = {
             "p50": round(float(np.percentile(took_ms, 50)), 3),
@@ -239,18 +164,15 @@ class Trial:
             )
 
     def _check_latency(self, said: Signal, heard: Signal, warnings: list[str]) -> None:
-        """Loudness goes up and down where it did, if output sample k answers input sample k."""
-        hop = self._rate // 200
-        one, two = (_loudness(line[: len(heard)], hop) for line in (said, heard))
-        if len(one) < 20 or not one.std() or not two.std():
-            return
-        likeness = np.correlate(two, one, "full") / (len(one) * one.std() * two.std())
-        late = (int(likeness.argmax()) - (len(one) - 1)) * hop
-        if likeness.max() > 0.8 and abs(late) >= LATE_S * self._rate:
+        # Of the syllables and the pause: a model may rightly make nothing of the noise.
+        end = min(round(NOISE_AT_S * self._rate), len(heard))
+        late = late_samples(said[:end], heard[:end], self._rate // 200)
+        declared = self._model.latency_samples
+        if abs(late) >= LATE_S * self._rate:
             warnings.append(
-                f"output seems to be {late / self._rate * 1e3:+.0f} ms off latency_samples = "
-                f"{self._model.latency_samples}; about {self._model.latency_samples + late} would "
-                "be true, and moves between voices will stutter until it is"
+                f"the output is about {late / self._rate * 1e3:+.0f} ms off what latency_samples = "
+                f"{declared} promises (about {declared + late} would be true): a session that "
+                "moves to or from this voice will stutter"
             )
 
     def _check_priming(self, warnings: list[str]) -> None:
@@ -277,17 +199,18 @@ class Trial:
             moved = self._perform({slot: line[cut:end]}, start=cut, chunk=burst)[slot]
             at = cut + context + round(SETTLED_S * self._rate)
             skipped = at - max(0, cut - model.latency_samples)
-            worst = min(worst, _alike_db(stayed[at:], moved[skipped:]))
+            worst = min(worst, alike_db(stayed[at:], moved[skipped:]))
         if worst < ALIKE_DB:
             warnings.append(
                 f"a slot primed with context_s = {model.context_s:g} differs from one that was "
-                f"never moved (they agree to {worst:.0f} dB; {ALIKE_DB:.0f} is inaudible): a session "
-                "that moves will be heard to; raise context_s, set alignment_samples to the "
-                "model's own grid, or let old input fade from the state"
+                f"never moved (they agree to {worst:.0f} dB, {ALIKE_DB:.0f} is inaudible): a "
+                "session that moves will be heard to; raise context_s, set alignment_samples to "
+                "the model's own grid, let old input fade from the state, or (where burst > 1) "
+                "make one long step equal to many short ones"
             )
 
     def _turn_every_knob(self) -> None:
         for name, control in self._model.controls.items():
             for value in (control.min, control.max, control.default):
-                with _located(f"set_params(0, {{{name!r}: {value:g}}})", self._path):
+                with located(f"set_params(0, {{{name!r}: {value:g}}})", self._path):
                     self._model.set_params(0, {name: float(value)})

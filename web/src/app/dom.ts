@@ -1,8 +1,8 @@
-// Elements of index.html by id, typed.
+// Elements of the page by id, typed.
 
 export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
   const element = document.getElementById(id);
-  if (element === null) throw new Error(`index.html has no #${id}`);
+  if (element === null) throw new Error(`the page has no #${id}`);
   return element as T;
 }
 

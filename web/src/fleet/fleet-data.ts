@@ -4,15 +4,7 @@ import { arrayOf, boolean, number, object, oneOf, orNull, type Parse, string } f
 
 const STAGES = ["loading", "ready", "draining"] as const;
 const ROLES = ["lead", "understudy"] as const;
-const STATES = [
-  "waiting",
-  "opening",
-  "live",
-  "moving",
-  "flushing",
-  "detached",
-  "leaving",
-] as const;
+const STATES = ["waiting", "opening", "live", "moving", "flushing", "detached", "leaving"] as const;
 
 export type Stage = (typeof STAGES)[number];
 export type Role = (typeof ROLES)[number];

@@ -4,17 +4,26 @@ import type { Bill, Fleet, Limits, Session, Stage, Worker } from "./fleet-data.t
 import type { MoveKind } from "./moves.ts";
 
 export function money(amount: number, currency: string): string {
-  // A sum smaller than a cent is not nothing.
-  const digits = amount !== 0 && Math.abs(amount) < 0.095 ? 3 : 2;
+  // Parts of a cent count where there are few cents.
+  const cents = Math.abs(amount) * 100;
+  const digits = cents < 9.5 && Math.abs(cents - Math.round(cents)) > 0.05 ? 3 : 2;
   return `${amount < 0 ? "−" : ""}${currency}${Math.abs(amount).toFixed(digits)}`;
 }
 
-/** How long something has been so: "8 s", "12 min", "3 h 05". */
+/** How long something has been so: "8 s", "12 min", "3 h 05", "3 days". */
 export function since(s: number): string {
   if (s < 3600) return seconds(Math.max(s, 1));
+  return s < 48 * 3600 ? hours(s) : `${Math.floor(s / 86_400)} days`;
+}
+
+function hours(s: number): string {
   const minutes = Math.floor(s / 60);
-  if (minutes >= 48 * 60) return `${Math.floor(minutes / 1440)} days`;
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")}`;
+}
+
+/** Time heard: "10:32", or "17 h 12" where it is hours. */
+export function heard(s: number): string {
+  return s < 3600 ? clock(s) : hours(s);
 }
 
 export function percent(share: number): string {
@@ -30,20 +39,21 @@ export function timeOfDay(atS: number): string {
   return new Date(atS * 1000).toLocaleTimeString([], { hour12: false });
 }
 
-export function stageWords(worker: Worker, nowS: number): string {
+export function stageWords(worker: Worker): string {
   const eta = worker.eta_s === null ? "" : `, about ${seconds(worker.eta_s)}`;
   const words: Readonly<Record<Stage, string>> = {
     loading: `loading ${Math.floor(worker.progress * 100)} %${eta}`,
-    ready: `ready for ${since(nowS - worker.since_s)}`,
+    ready: "ready",
     draining: "draining",
   };
   return words[worker.stage];
 }
 
-/** Why it is as it is: "the lead is loading, about 6 s". */
-export function whyWords({ why, eta_s }: Session): string {
+/** Why it is as it is: "the lead is loading, about 6 s (local-77)". */
+export function whyWords({ why, eta_s, coming }: Session): string {
   if (why === "") return "";
-  return eta_s === null ? why : `${why}, about ${seconds(eta_s)}`;
+  const eta = eta_s === null ? "" : `, about ${seconds(eta_s)}`;
+  return `${why}${eta}${coming === null ? "" : ` (${coming})`}`;
 }
 
 export const KIND_WORDS: Readonly<Record<MoveKind, string>> = {
@@ -61,7 +71,7 @@ export interface Figure {
 export function liveFigure({ sessions, waiting }: Fleet): Figure {
   const covered = sessions.filter((s) => s.role === "understudy").length;
   const live = sessions.filter((s) => s.role !== null).length;
-  const parts = [`${waiting} waiting`];
+  const parts = [waiting === 0 ? "nobody waits" : `${waiting} waiting`];
   if (covered > 0) parts.push(`${covered} with the understudy`);
   return { value: String(live), detail: parts.join(" · ") };
 }
@@ -81,8 +91,8 @@ export function understudyFigure({ minutes }: Fleet): Figure {
   const all = lead + understudy;
   const share = all === 0 ? 0 : understudy / all;
   return {
-    value: clock(understudy),
-    detail: `${percent(share)} of ${clock(all)} min heard today`,
+    value: heard(understudy),
+    detail: `${percent(share)} of ${heard(all)} heard today`,
   };
 }
 

@@ -1,0 +1,132 @@
+"""`understudy deploy`, `rollback` and `drain`: what changes what the fleet performs.
+
+All of it is rows in the store: a running server follows within a second, one that is down will.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from understudy.bundle import Bundle, install, read_bundle
+from understudy.catalog import dump, load, newest
+from understudy.config import Config, ModelSpec, Voice
+from understudy.core.errors import ConfigError
+from understudy.core.fleet import Deployment
+from understudy.core.policy_view import Drain
+from understudy.core.wire import Card
+from understudy.seams import Clock, Store
+from understudy.worker.check import Checked, check
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """`again`: it was what is deployed already, and nothing has changed."""
+
+    model: str
+    revision: str
+    checked: Checked
+    warnings: Sequence[str]
+    again: bool
+
+
+async def deploy(
+    folder: Path,
+    name: str | None,
+    base: Config,
+    store: Store,
+    bundles: Path,
+    clock: Clock,
+    say: Callable[[str], None],
+) -> Deployed:
+    """Checks a bundle and makes it what its voice is from now on.
+
+    `base`: understudy.toml. Raises ConfigError or ModelFailed; then nothing has changed.
+    """
+    bundle = read_bundle(folder, name)
+    deployments = await store.deployments()
+    _check_names(bundle, base, deployments)
+    path = await asyncio.to_thread(install, bundle, bundles)
+    say(f"{bundle.name} {bundle.revision}: loading it once, and running a second of audio")
+    checked = await check(bundle.spec(), path)
+    warnings = list(checked.warnings)
+    drain = bundle.drain
+    current = newest(deployments).get(bundle.name)
+    if current is not None:
+        before = (await store.cards()).get((current.model, current.revision))
+        if before is not None and not _fits(before, checked.card) and drain == Drain.MOVE:
+            drain = str(Drain.FINISH)
+            warnings.append(
+                "its rate or latency differs from the present revision's, so sessions that are "
+                "live now stay on that until they end"
+            )
+    spec = dump(
+        ModelSpec(
+            bundle.name,
+            bundle.engine,
+            bundle.slots,
+            options=bundle.options,
+            load_s=bundle.load_s,
+            price_per_h=bundle.price_per_h,
+            drain=drain,
+            path=str(path),
+            bundle=bundle.revision,
+        ),
+        Voice(bundle.name, bundle.title, bundle.name, bundle.params, bundle.understudy),
+    )
+    again = current is not None and (current.revision, current.failed) == (bundle.revision, "")
+    if not again:
+        await store.save_card(bundle.name, bundle.revision, checked.card)
+        await store.deploy(Deployment(bundle.name, bundle.revision, clock.wall(), spec))
+    return Deployed(bundle.name, bundle.revision, checked, warnings, again)
+
+
+def _check_names(bundle: Bundle, base: Config, deployments: Sequence[Deployment]) -> None:
+    if bundle.name in base.models or bundle.name in base.voices:
+        raise ConfigError(
+            f"understudy.toml has a {bundle.name} already; remove it there, or deploy this one "
+            "under another name with --name"
+        )
+    if bundle.understudy in (None, "none"):
+        return
+    cover = base.voices.get(bundle.understudy or "")
+    if cover is None or not base.models[cover.model].workers:
+        able = [v.name for v in base.voices.values() if base.models[v.model].workers]
+        raise ConfigError(
+            f'{bundle.name}\'s understudy must be always on; choose {", ".join(able)}, or "none"'
+        )
+
+
+def _fits(before: Card, after: Card) -> bool:
+    """Whether a session that started under one card can go on under the other."""
+    return (
+        before.sample_rate == after.sample_rate
+        and after.latency + after.frame <= before.latency + before.frame
+    )
+
+
+async def rollback(voice: str, to: str | None, store: Store, clock: Clock) -> str:
+    """Deploys an older revision again, by default the one before; returns which.
+
+    Raises ConfigError.
+    """
+    deployments = [d for d in await store.deployments() if d.model == voice]
+    if not deployments:
+        raise ConfigError(f"{voice} was never deployed; `understudy voices` lists what there is")
+    current = newest(deployments)[voice]
+    order = list(dict.fromkeys(d.revision for d in deployments))  # by their first deployment
+    if to is None:
+        before = order[: order.index(current.revision)]
+        if not before:
+            raise ConfigError(f"{voice} {current.revision} is its first revision; nothing is older")
+        to = before[-1]
+    found = [d for d in deployments if d.revision.startswith(to)]
+    if not found:
+        raise ConfigError(f"{voice} has no revision {to}; there are {', '.join(order)}")
+    spec, _ = load(found[-1].spec)
+    if not await asyncio.to_thread(Path(spec.path).is_dir):
+        raise ConfigError(f"the files of {voice} {spec.bundle} are no longer at {spec.path}")
+    await store.deploy(replace(found[-1], at_s=clock.wall(), failed=""))
+    return found[-1].revision
