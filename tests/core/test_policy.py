@@ -179,6 +179,110 @@ def test_an_unchanged_pool_is_passed_over_until_it_is_due() -> None:
     assert after.pools["m", "sf"].at_s == 5.0 + rules.look_s
 
 
+# --- Workers that are always on, loads that fail ---
+
+
+def test_workers_that_are_always_on_are_started_and_surplus_is_stopped_when_idle() -> None:
+    assert len(look(pool(keep=2)).starts) == 2
+    assert len(look(pool(worker("a", 4), worker("b", stage=Stage.LOADING), keep=3)).starts) == 1
+    enough = look(pool(worker("a", 4), waiting=sessions(5, prefix="w"), keep=1))
+    assert (enough.starts, enough.stops) == ((), ())  # they queue
+    surplus = pool(worker("a", 1), worker("b"), worker("c"), worker("d", 1), keep=1)
+    assert [s.worker for s in look(surplus).stops] == ["b", "c"]
+    assert look(surplus).moves == ()  # nobody is moved for it
+    assert [s.worker for s in look(replace(surplus, keep=3)).stops] == ["b"]
+    assert [s.worker for s in look(replace(surplus, keep=0)).stops] == ["b", "c"]
+    assert look(replace(surplus, keep=4)).stops == ()
+
+
+def test_an_idle_worker_that_is_about_to_be_taken_is_no_surplus() -> None:
+    plan = look(pool(worker("a", 4), worker("b"), waiting=sessions(1, prefix="w"), keep=1))
+    assert [m.target for m in plan.moves] == ["b"]
+    assert plan.stops == ()
+
+
+def test_what_is_always_on_is_under_no_limit_and_takes_nothing_from_it() -> None:
+    always, rented = pool(keep=2, model="a"), pool(model="b", waiting=sessions(1, prefix="w"))
+    for limit in (Rules(max_nodes=1), Rules(budget_per_h=1.0)):
+        assert sorted(s.model for s in look(always, rented, rules=limit).starts) == ["a", "a", "b"]
+    full = pool(worker("c", 4, model="c"), model="c")
+    kept = look(replace(always, workers=(worker("x", model="a"),)), full, rules=Rules(max_nodes=0))
+    assert [s.model for s in kept.starts] == ["a"]
+
+
+def test_a_model_whose_loads_fail_is_not_started() -> None:
+    waiting = sessions(3, prefix="w")
+    assert look(pool(held=True, waiting=waiting)).starts == ()
+    assert look(pool(held=True, waiting=waiting, keep=2)).starts == ()
+    ready = pool(worker("a"), held=True, waiting=waiting, keep=2)
+    assert len(look(ready).moves) == 3  # what there is is used
+
+
+@pytest.mark.parametrize("keep", [None, 1])
+def test_an_older_revision_stays_until_a_newest_worker_is_ready(keep: int | None) -> None:
+    waiting = sessions(1, prefix="w")
+    old = worker("old", 0, revision="r0")
+    loading = worker("new", stage=Stage.LOADING)
+    plan = look(pool(old, loading, waiting=waiting, keep=keep))
+    assert [(m.session, m.target) for m in plan.moves] == [("w0", "old")]
+    assert plan.stops == ()
+    if keep:
+        assert look(pool(old, loading, keep=keep)).stops == ()
+    assert [s.worker for s in look(pool(old, worker("new", 1), keep=keep)).stops] == ["old"]
+    draining = worker("old", 0, revision="r0", stage=Stage.DRAINING)
+    assert [s.worker for s in look(pool(draining, loading, keep=keep)).stops] == ["old"]
+
+
+@pytest.mark.xfail(strict=True, reason="with no newer worker at all, the old one goes at once")
+@pytest.mark.parametrize("held", [False, True])
+def test_an_older_revision_that_is_always_on_stays_while_no_newer_one_is_there(held: bool) -> None:
+    plan = look(pool(worker("old", 0, revision="r0"), keep=1, held=held))
+    assert plan.stops == ()
+    assert len(plan.starts) == (not held)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.integers(0, 5), st.booleans())
+def test_a_pool_that_is_always_on_comes_to_rest(data: st.DataObject, keep: int, held: bool) -> None:
+    """Plans carried out, look after look: as many as were said, and no busy worker was stopped."""
+    workers = {
+        f"w{k}": worker(
+            f"w{k}",
+            data.draw(st.integers(0, 4)),
+            revision=data.draw(st.sampled_from(["r0", "r1"])),
+            stage=data.draw(st.sampled_from([Stage.READY, Stage.DRAINING])),
+        )
+        for k in range(data.draw(st.integers(0, 5)))
+    }
+    before = sum(len(w.sessions) for w in workers.values())
+    for look_number in range(12):
+        view = pool(*workers.values(), keep=keep, held=held and look_number < 6)
+        plan = look(view, rules=Rules(max_nodes=0, budget_per_h=0.0))
+        for move in plan.moves:
+            source, target = workers[str(move.source)], workers[move.target]
+            moved = tuple(s for s in source.sessions if s.id == move.session)
+            workers[source.id] = replace(source, sessions=tuple(set(source.sessions) - set(moved)))
+            workers[target.id] = replace(target, sessions=target.sessions + moved)
+        for stop in plan.stops:
+            assert not workers.pop(stop.worker).sessions
+        assert not (view.held and plan.starts)
+        for k, start in enumerate(plan.starts):
+            name = f"n{look_number}-{k}"
+            workers[name] = worker(name, revision=start.revision)
+    assert plan == Plan(look_again_s=plan.look_again_s)
+    assert sum(len(w.sessions) for w in workers.values()) == before
+    usable = [w for w in workers.values() if w.stage is Stage.READY and w.revision == "r1"]
+    assert len(usable) >= keep
+    assert len(usable) == keep or all(w.sessions for w in usable)
+
+
+@pytest.mark.xfail(strict=True, reason="_retire returns at the first session that fits nowhere")
+def test_an_older_worker_that_cannot_be_emptied_keeps_no_other_from_being_stopped() -> None:
+    stuck, idle = worker("a", 2, revision="r0"), worker("b", 0, revision="r0")
+    plan = look(pool(stuck, idle, worker("new", 4), keep=1))
+    assert [s.worker for s in plan.stops] == ["b"]
+
+
 # --- Never ---
 
 

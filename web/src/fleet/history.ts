@@ -35,8 +35,8 @@ export class History {
     // A server whose clock was set back: its past is no longer on our axis.
     if (last !== undefined && sample.atS < last.atS) this.kept = [];
     const before = this.kept.at(-2);
-    // The newest sample is always the present one, so it is replaced until its second is over.
-    if (before !== undefined && sample.atS - before.atS < SAMPLE_EVERY_S) this.kept.pop();
+    // The newest sample is always the present one; it stays once a second has passed.
+    if (last && before && last.atS - before.atS < SAMPLE_EVERY_S) this.kept.pop();
     this.kept.push(sample);
     while (this.kept[0]!.atS < sample.atS - HISTORY_S) this.kept.shift();
   }
