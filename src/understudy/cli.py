@@ -52,6 +52,30 @@ param_option = click.option(
 )
 
 
+def voices_of(data: Path | None) -> Config:
+    """The voices of a data folder: those of understudy.toml, and what was deployed."""
+    from understudy.catalog import Catalog
+    from understudy.store.sqlite import SqliteStore
+
+    folder = data_dir(data)
+    file = ConfigFile.of_data(folder)
+    path = folder / "understudy.db"
+    if not path.exists():
+        return file.current()
+
+    async def read() -> Config:
+        store = SqliteStore(path)
+        await store.open()
+        try:
+            catalog = Catalog(file, store)
+            await catalog.refresh()
+            return catalog.current()
+        finally:
+            await store.close()
+
+    return asyncio.run(read())
+
+
 @contextlib.contextmanager
 def progress(length: int, label: str) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal, nothing in a log."""
@@ -133,26 +157,28 @@ def voices(url: str, data: Path | None, as_json: bool) -> None:
     except Unreachable:
         from understudy.offline import describe_voices
 
-        config_file = ConfigFile.of_data(data_dir(data))
-        listed = describe_voices(config_file.current())
-        source = f"{config_file.path} (no server runs at {url})"
+        listed = describe_voices(voices_of(data))
+        source = f"{data_dir(data)} (no server runs at {url})"
     if as_json:
         click.echo(json.dumps({"voices": listed}, indent=2))
         return
-    table = new_table(
-        f"Voices of {source}", "voice", "title", "model", "params", "Hz", "latency", "ready"
-    )
+    columns = ("voice", "params", "Hz", "latency", "understudy", "revision", "runs")
+    table = new_table(f"Voices of {source}", *columns)
     for voice in listed:
+        runs = ", ".join(f"{n} × {revision[:6]}" for revision, n in voice["runs"].items())
         table.add_row(
             voice["name"],
-            voice["title"],
-            voice["model"],
             " ".join(f"{name} {value:+g}" for name, value in voice["params"].items()),
             str(voice["sample_rate"] or "?"),
             "?" if voice["latency_ms"] is None else f"{voice['latency_ms']:.0f} ms",
-            "yes" if voice["ready"] else "no",
+            voice["understudy"] or "–",
+            voice["revision"][:6],
+            runs or ("nowhere" if voice["always_on"] else "on demand"),
         )
     show(table)
+    for voice in listed:
+        for revision, reason in voice["failures"].items():
+            click.secho(f"{voice['name']} {revision} does not load: {reason}", fg="red")
 
 
 @cli.command()
@@ -168,7 +194,7 @@ def convert(
     from understudy.files import read_audio, write_audio
     from understudy.offline import convert_pcm
 
-    config = ConfigFile.of_data(data_dir(data)).current()
+    config = voices_of(data)
     pcm, rate_hz = read_audio(source)
     with progress(len(pcm), source.name) as update:
         out = convert_pcm(pcm, rate_hz, config, voice, params_of(wishes), update)
@@ -235,7 +261,7 @@ def talk(
         return
     if voice is None:
         raise Sentence("talk needs --voice; `understudy voices` lists them")
-    config = ConfigFile.of_data(data_dir(data)).current()
+    config = voices_of(data)
     run_talk(config, voice, params_of(wishes), source, target, say=click.echo)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from understudy.core.audio import SampleLock
 from understudy.core.errors import BadParams
 from understudy.edge.edge import describe
 from understudy.resample import SoxrResampler
+from understudy.seams import Model
+from understudy.worker.bundle_path import add_path, remove_path
 from understudy.worker.link import build_model
 from understudy.worker.slots import Slots, card_of
 
@@ -26,7 +29,7 @@ class Pipe:
         self, spec: ModelSpec, voice: Voice, params: Mapping[str, float], rate_hz: int
     ) -> None:
         """Loads the model. Raises ConfigError or BadParams."""
-        model = build_model(spec.engine, 1, spec.options)
+        model = _build(spec, 1)
         model.load("cpu")
         card = card_of(model)
         self.lock = SampleLock(rate_hz, SoxrResampler, card)
@@ -86,11 +89,21 @@ def convert_pcm(
 
 def describe_voices(config: Config) -> list[dict[str, Any]]:
     """What `GET /v1/voices` would list, with no server: models are asked without being loaded."""
-    cards = {
-        name: card_of(build_model(spec.engine, spec.slots, spec.options))
-        for name, spec in config.models.items()
-    }
+    cards = {name: card_of(_build(spec, spec.slots)) for name, spec in config.models.items()}
+    idle = {"ready": False, "runs": {}, "failures": {}}
     return [
-        describe(voice.name, config, cards[voice.model]) | {"ready": False}
-        for voice in config.voices.values()
+        describe(voice.name, config, cards[voice.model]) | idle for voice in config.voices.values()
     ]
+
+
+def _build(spec: ModelSpec, slots: int) -> Model:
+    """In this process: a deployed bundle's module is found by its folder, and by no other's."""
+    module = spec.engine.partition(":")[0]
+    if spec.path:
+        sys.modules.pop(module, None)
+        add_path(spec.path)
+    try:
+        return build_model(spec.engine, slots, spec.options)
+    finally:
+        if spec.path:
+            remove_path(spec.path)

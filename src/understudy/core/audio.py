@@ -97,6 +97,13 @@ class SampleLock:
         self._queue_s: deque[float] = deque(maxlen=TIMINGS)
         self._step_s: deque[float] = deque(maxlen=TIMINGS)
 
+    def fits(self, card: Card) -> bool:
+        """Whether a model can perform here: at this rate, within this latency."""
+        return (
+            card.sample_rate in (0, self.model_hz)
+            and card.latency + card.frame - 1 <= self._lookahead
+        )
+
     def feed(self, pcm: bytes, now: float) -> tuple[int, bytes]:
         """Takes input; returns (position, PCM) at the model's rate for the worker, maybe empty."""
         if self._half or len(pcm) % BYTES_PER_SAMPLE:

@@ -187,8 +187,10 @@ class Edge:
                 cards.append(card)
         if cover := config.understudy_of(voice):
             card = self.card(cover.model)
-            if card is None or (card.sample_rate and card.sample_rate != lead.sample_rate):
-                log.warning("%s cannot cover for %s: other rates", cover.name, voice.name)
+            rates = {card.sample_rate, lead.sample_rate} - {0} if card else set()
+            if card is None or len(rates) > 1:
+                why = "its rate is another" if card else "it has not loaded yet"
+                log.warning("%s cannot cover for %s: %s", cover.name, voice.name, why)
             else:
                 cast[Role.UNDERSTUDY] = Casting(cover, card)
                 cards.append(card)
@@ -438,7 +440,19 @@ class Edge:
     def voices(self) -> list[dict[str, Any]]:
         return [
             describe(voice.name, self.config(), self.card(voice.model))
-            | {"ready": self.ready(voice.model)}
+            | {
+                "ready": self.ready(voice.model),
+                "runs": Counter(
+                    worker.revision
+                    for worker in self.seating.fleet.workers
+                    if worker.model == voice.model
+                ),
+                "failures": {
+                    revision: reason
+                    for (model, revision), reason in self._failures.items()
+                    if model == voice.model
+                },
+            }
             for voice in self.config().voices.values()
         ]
 
@@ -505,6 +519,8 @@ def describe(name: str, config: Config, card: wire.Card | None) -> dict[str, Any
         "name": voice.name,
         "title": voice.title,
         "model": voice.model,
+        "revision": config.models[voice.model].revision,
+        "always_on": config.models[voice.model].workers is not None,
         "sample_rate": sample_rate,
         "latency_ms": latency_ms,
         "params": dict(voice.params),

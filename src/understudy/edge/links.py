@@ -141,6 +141,8 @@ class WorkerLink(Peer):
             case "ready":
                 self.card = Card.parse(message["card"])
                 self._become(WorkerState.READY)
+            case "leaving":
+                self._become(WorkerState.GONE, reason="given back")
             case "failed":
                 self._fail(str(message["message"]))
             case "opened":

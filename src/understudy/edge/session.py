@@ -196,7 +196,8 @@ class Session:
         casting = self.cast.get(role)
         part = Part(self, link, slot, role, casting or self.cast[Role.LEAD], why)
         has_lead = any(part.role is Role.LEAD for part in parts)
-        if casting is None or (role is Role.UNDERSTUDY and has_lead):
+        fits = link.card is not None and self.lock.fits(link.card)
+        if casting is None or not fits or (role is Role.UNDERSTUDY and has_lead):
             self._placing.release(self, part)
         elif self.coming is None and (self.state, Event.SLOT) in TABLE:
             self.coming = part

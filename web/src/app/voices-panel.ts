@@ -30,7 +30,16 @@ export class VoicesPanel {
   }
 
   private card(voice: Voice, checked: boolean): HTMLElement {
-    const input = create("input", { type: "radio", name: "voice", value: voice.name });
+    const title = voice.title || voice.name;
+    const described = `facts-${voice.name}`;
+    // The name alone: a voice whose understudy is Chipmunk must not be called by that, too.
+    const input = create("input", {
+      type: "radio",
+      name: "voice",
+      value: voice.name,
+      "aria-label": title,
+      "aria-describedby": described,
+    });
     input.checked = checked;
     input.addEventListener("change", () => {
       save({ voice: voice.name });
@@ -49,9 +58,9 @@ export class VoicesPanel {
       "label",
       { class: "voice-card" },
       input,
-      create("span", { class: "voice-title" }, voice.title || voice.name),
+      create("span", { class: "voice-title" }, title),
       ready,
-      create("span", { class: "voice-facts" }, facts.join(" · ")),
+      create("span", { class: "voice-facts", id: described }, facts.join(" · ")),
     );
   }
 }
