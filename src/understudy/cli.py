@@ -90,8 +90,8 @@ def new_table(title: str, *columns: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column)
+    for column in columns:  # a name that is cut off cannot be typed
+        table.add_column(column, no_wrap=column in ("voice", "worker", "understudy", "revision"))
     return table
 
 
@@ -117,7 +117,14 @@ def params_of(wishes: tuple[str, ...]) -> dict[str, float]:
 @click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535))
 @data_option
 @click.option("-v", "--verbose", is_flag=True, help="Log every step of every session.")
-@click.option("--log", "form", type=click.Choice(logs.FORMATS), default="text", show_default=True)
+@click.option(
+    "--log",
+    "form",
+    type=click.Choice(logs.FORMATS),
+    default="text",
+    show_default=True,
+    envvar="UNDERSTUDY_LOG",
+)
 def up(host: str, port: int, data: Path | None, verbose: bool, form: str) -> None:
     """Start the whole product: page, API and audio on one port."""
     from understudy.tokens import token_check
@@ -162,14 +169,13 @@ def voices(url: str, data: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"voices": listed}, indent=2))
         return
-    columns = ("voice", "params", "Hz", "latency", "understudy", "revision", "runs")
+    columns = ("voice", "params", "latency", "understudy", "revision", "runs")
     table = new_table(f"Voices of {source}", *columns)
     for voice in listed:
         runs = ", ".join(f"{n} × {revision[:6]}" for revision, n in voice["runs"].items())
         table.add_row(
             voice["name"],
             " ".join(f"{name} {value:+g}" for name, value in voice["params"].items()),
-            str(voice["sample_rate"] or "?"),
             "?" if voice["latency_ms"] is None else f"{voice['latency_ms']:.0f} ms",
             voice["understudy"] or "–",
             voice["revision"][:6],

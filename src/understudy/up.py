@@ -88,7 +88,7 @@ async def up(
 
     edge.refresh = refresh
     edge.seating.changed = controller.nudge
-    controller.moved = edge.seating.nudge
+    controller.acted = edge.seating.nudge
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

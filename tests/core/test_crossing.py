@@ -104,20 +104,23 @@ class Stage:
             self.new.hear(position, context)
 
     def speak(self, old: int = 10**6, new: int = 10**6, now: float = 0.0) -> None:
-        """So many of the answers that either has ready arrive."""
-        while (old and self.old and self.old.said) or (new and self.new and self.new.said):
-            if old and self.old and self.old.said:
-                old -= 1
-                self.lock.answer(*self.old.said.popleft(), 0.0, now)
-            if new and self.new and self.new.said:
-                new -= 1
-                self.lock.join(*self.new.said.popleft(), self.new.card, 0.0, now)
-            self.crossed()
+        """So many of the answers that either has ready arrive, in turns."""
+        while self._say(old > 0, False, now) | self._say(new > 0, True, now):
+            old, new = old - 1, new - 1
         self.take()
 
-    def crossed(self) -> None:
+    def _say(self, any_more: bool, comes: bool, now: float) -> bool:
+        performer = self.new if comes else self.old
+        if not any_more or performer is None or not performer.said:
+            return False
+        position, pcm = performer.said.popleft()
+        if comes:
+            self.lock.join(position, pcm, performer.card, 0.0, now)
+        else:
+            self.lock.answer(position, pcm, 0.0, now)
         if self.new is not None and not self.lock.crossing:
             self.old, self.new = self.new, None
+        return True
 
     def leave(self) -> None:
         self.lock.leave(0.0)
@@ -222,7 +225,7 @@ def test_a_fade_is_the_same_however_it_arrives(puts: list[tuple[bool, int]], khz
 # --- Through the lock ---
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(chunks, chunks, chunks, cards, cards, lags, lags)
 def test_a_move_between_two_that_say_the_same_leaves_no_trace(
     before: list[int],
@@ -273,23 +276,23 @@ def test_one_voice_fades_into_another_once_and_in_ten_milliseconds(
         stage.feed(count)
         stage.speak()
     stage.meet(two, constant(b))
-    began = max(0, stage.lock.sent)
+    began = stage.lock.sent
     for count in [*after, *[600] * 8]:
         stage.feed(count)
         stage.speak()
-    y = stage.finish().astype(int)
+    y = samples(stage.finish().tobytes())
     assert len(y) == len(x)
-    faded = np.flatnonzero((y != a) & (y != b))
-    start = int(faded[0]) if len(faded) else len(y)
-    assert (y[:start] == a).all() or len(faded) == 0
-    steps = np.diff(y)
-    sign = 1 if b >= a else -1
-    assert (steps * sign >= 0).all()
-    assert np.abs(steps).max() <= abs(b - a) * math.pi / 2 / (FADE + 1) + 1
-    changed = np.flatnonzero(steps)
-    assert len(changed) == 0 or changed[-1] - changed[0] <= FADE
-    assert (y[: began - 1] == a).all()
-    assert y[-1] == b
+    step = math.pi / (FADE + 1)
+    weights = [0.5 - 0.5 * math.cos(step * (k + 1)) for k in range(FADE)]
+    fade = [round(a + (b - a) * weight) for weight in weights]
+    assert fade == sorted(fade, reverse=a > b)
+    if a == b:
+        assert set(y) == {a}
+    else:
+        start = next(k for k, sample in enumerate(y) if sample != a)
+        start -= next(k for k, sample in enumerate([*fade, b]) if sample != a)
+        assert start >= began
+        assert y == [a] * start + fade + [b] * (len(y) - start - FADE)
 
 
 @settings(max_examples=20, deadline=None)
@@ -317,7 +320,7 @@ def test_a_move_leaves_no_trace_at_other_rates(rate: int, chunk_s: float, at_s: 
     assert np.abs(heard[0] - heard[1]).max() <= 1  # the resampler's chunks differ
 
 
-ONE, TWO = Card(HZ, 60, 240, 0.1, 4), Card(HZ, 240, 960, 0.1, 4)
+ONE, TWO = Card(HZ, 60, 960, 0.1, 4), Card(HZ, 240, 240, 0.1, 4)
 
 
 def amid_a_fade(new_voice: Callable[[Pcm], Pcm] = same) -> Stage:
@@ -328,9 +331,8 @@ def amid_a_fade(new_voice: Callable[[Pcm], Pcm] = same) -> Stage:
         stage.speak()
     stage.meet(TWO, new_voice)
     stage.speak(old=0)
-    for _ in range(3):
-        stage.feed(240)
-        stage.speak(old=2, new=10**6)
+    stage.feed(240)
+    stage.speak(old=2)
     assert stage.lock.crossing
     assert stage.old is not None
     assert stage.old.said

@@ -34,6 +34,9 @@ describe("words", () => {
     expect(detail({ kind: "loading", progress: 0.4, etaS: 6.1 })).toBe(
       "Miku is loading on a GPU: about 6 s.",
     );
+    expect(detail({ kind: "loading", progress: 0.99, etaS: 0 })).toBe(
+      "Miku is loading on a GPU: any moment now.",
+    );
     expect(detail({ kind: "loading", progress: 0.4, etaS: null })).toBe(
       "Miku is loading on a GPU.",
     );

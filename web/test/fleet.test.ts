@@ -107,7 +107,7 @@ describe("words and figures", () => {
 
   it("head the page", () => {
     const now = fleet();
-    expect(say.liveFigure(now)).toEqual({ value: "1", detail: "2 waiting" });
+    expect(say.liveFigure(now)).toEqual({ value: "1", detail: "2 waiting for a lead" });
     expect(say.seatsFigure(now)).toEqual({ value: "1 of 4", detail: "on 1 GPU" });
     expect(say.understudyFigure(now).detail).toBe("1.2 % of 16:52 heard today");
     expect(say.todayFigure(now.bill)).toEqual({

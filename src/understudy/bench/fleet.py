@@ -253,7 +253,7 @@ async def _play(visits: Sequence[Visit], folder: Path, say: Callable[[str], None
         for edge in edges.values():
             edge.seating.nudge()
 
-    controller.moved = moved
+    controller.acted = moved
     for edge in edges.values():
         edge.seating.changed = controller.nudge
     try:

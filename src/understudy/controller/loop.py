@@ -55,7 +55,7 @@ class Controller:
         self._memory = Memory()
         self._crashes: supervision.Memory = {}
         self._busy: dict[str, asyncio.Task[None]] = {}  # nodes that are being asked for or returned
-        self.moved: Callable[[], None] = lambda: None  # an edge has seats to look at
+        self.acted: Callable[[], None] = lambda: None  # an edge has something new to look at
         self.plans: Callable[[float, View, Plan], None] = lambda now, view, plan: None
 
     def nudge(self) -> None:
@@ -128,19 +128,18 @@ class Controller:
 
     async def _act(self, plan: Plan, fleet: Fleet) -> None:
         workers = {worker.id: worker for worker in fleet.workers}
-        moved = False
         for move in plan.moves:
-            moved |= await self._store.move(
-                move.session, move.source, move.target, self._why(move, workers)
-            )
-        if moved:
-            self.moved()
+            why = self._why(move, workers)
+            if await self._store.move(move.session, move.source, move.target, why):
+                self.acted()
         for stop in plan.stops:
             if stop.worker not in self._busy and await self._store.retire(stop.worker):
                 log.info("worker %s is given back", stop.worker)
                 self._begin(stop.worker, self._return(stop.worker, "not needed"))
         for start in plan.starts:
             await self._start(start)
+        if plan.stops or plan.starts:
+            self.acted()
 
     def _why(self, move: Move, workers: dict[str, Worker]) -> str:
         if move.source is None:

@@ -21,6 +21,15 @@ export function seconds(s: number): string {
   return s < 90 ? `${Math.round(s)} s` : `${Math.round(s / 60)} min`;
 }
 
+/** An estimate: "about 8 s"; one that has run out is no more than "any moment now". */
+export function about(s: number): string {
+  return s < 1 ? "any moment now" : `about ${seconds(s)}`;
+}
+
+function sentence(words: string): string {
+  return `${words.slice(0, 1).toUpperCase()}${words.slice(1)}.`;
+}
+
 /** 75 → "1:15". */
 export function clock(s: number): string {
   const whole = Math.floor(s);
@@ -58,11 +67,11 @@ export function words(state: SessionState, voiceTitle: string): Words {
           }
         : { title: "Connecting", detail: `Calling ${voiceTitle} to the stage.`, tone: "busy" };
     case "queued": {
-      const eta = state.etaS === null ? "It starts by itself." : `About ${seconds(state.etaS)}.`;
+      const eta = state.etaS === null ? "It starts by itself." : sentence(about(state.etaS));
       return { title: `Queued: ${ordinal(state.position)}`, detail: eta, tone: "busy" };
     }
     case "loading": {
-      const eta = state.etaS === null ? "" : ` About ${seconds(state.etaS)}.`;
+      const eta = state.etaS === null ? "" : ` ${sentence(about(state.etaS))}`;
       return {
         title: `Loading ${Math.round(state.progress * 100)} %`,
         detail: `${voiceTitle} is getting ready.${eta}`,
@@ -92,7 +101,7 @@ export function words(state: SessionState, voiceTitle: string): Words {
 
 function whyUnderstudy(lead: Coming | null, voiceTitle: string): string {
   if (lead === null) return `${voiceTitle} is on its way and takes over by itself.`;
-  const eta = lead.etaS === null ? "" : `about ${seconds(lead.etaS)}`;
+  const eta = lead.etaS === null ? "" : about(lead.etaS);
   if (lead.kind === "loading") {
     return `${voiceTitle} is loading on a GPU${eta && `: ${eta}`}.`;
   }

@@ -1,5 +1,5 @@
 // The fleet in words and figures. Pure.
-import { clock, seconds } from "../app/words.ts";
+import { about, clock, seconds } from "../app/words.ts";
 import type { Bill, Fleet, Limits, Session, Stage, Worker } from "./fleet-data.ts";
 import type { MoveKind } from "./moves.ts";
 
@@ -40,7 +40,7 @@ export function timeOfDay(atS: number): string {
 }
 
 export function stageWords(worker: Worker): string {
-  const eta = worker.eta_s === null ? "" : `, about ${seconds(worker.eta_s)}`;
+  const eta = worker.eta_s === null ? "" : `, ${about(worker.eta_s)}`;
   const words: Readonly<Record<Stage, string>> = {
     loading: `loading ${Math.floor(worker.progress * 100)} %${eta}`,
     ready: "ready",
@@ -52,7 +52,7 @@ export function stageWords(worker: Worker): string {
 /** Why it is as it is: "the lead is loading, about 6 s (local-77)". */
 export function whyWords({ why, eta_s, coming }: Session): string {
   if (why === "") return "";
-  const eta = eta_s === null ? "" : `, about ${seconds(eta_s)}`;
+  const eta = eta_s === null ? "" : `, ${about(eta_s)}`;
   return `${why}${eta}${coming === null ? "" : ` (${coming})`}`;
 }
 
@@ -71,7 +71,7 @@ export interface Figure {
 export function liveFigure({ sessions, waiting }: Fleet): Figure {
   const covered = sessions.filter((s) => s.role === "understudy").length;
   const live = sessions.filter((s) => s.role !== null).length;
-  const parts = [waiting === 0 ? "nobody waits" : `${waiting} waiting`];
+  const parts = [waiting === 0 ? "nobody waits" : `${waiting} waiting for a lead`];
   if (covered > 0) parts.push(`${covered} with the understudy`);
   return { value: String(live), detail: parts.join(" · ") };
 }

@@ -109,8 +109,10 @@ export class House {
     );
     const waiting = fleet.sessions.filter((s) => s.role === null && s.worker === null);
     this.waiters.update(waiting);
-    setText(byId("line-text"), fleet.waiting === 0 ? "Nobody waits" : `${fleet.waiting} waiting`);
-    this.line.dataset.waiting = String(fleet.waiting > 0);
+    // Not `fleet.waiting`: that also counts those whom the understudy covers meanwhile.
+    const { length } = waiting;
+    setText(byId("line-text"), length === 0 ? "Nobody waits" : `${length} waiting`);
+    this.line.dataset.waiting = String(length > 0);
   }
 
   /** The middle of a session's seat on a worker, else of the worker's card, within the house. */

@@ -28,7 +28,12 @@ function item(move: Move): View<Move> {
 
 export class MovesPanel {
   private readonly empty = byId("moves-empty");
-  private readonly list = new Keyed<Move>(byId("moves"), ({ seq }) => String(seq), item);
+  private readonly list = new Keyed<Move>(
+    byId("moves"),
+    // A server that has started anew gives the same numbers again.
+    ({ seq, at_s }) => `${seq} ${at_s}`,
+    item,
+  );
 
   update(moves: readonly Move[]): void {
     this.empty.hidden = moves.length > 0;

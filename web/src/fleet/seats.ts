@@ -31,11 +31,11 @@ export function seatItems(
   });
 }
 
-/** "alice · miku · lead · session 4f2a". */
+/** "alice · miku · lead · session 4f2a98c1". */
 export function seatSentence({ seat, session }: SeatItem): string {
   if (seat === null) return "Free";
   const who = session === null ? [] : [session.user ?? "no name", session.voice];
-  return [...who, seat.role, `session ${seat.session}`].join(" · ");
+  return [...who, seat.role, `session ${seat.session.slice(0, 8)}`].join(" · ");
 }
 
 class SeatView implements View<SeatItem> {
