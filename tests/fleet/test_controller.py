@@ -1,0 +1,532 @@
+"""The controller on a real store, with a provider and a clock that do as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from understudy.controller.loop import Controller
+from understudy.core.fleet import Node, Request, SessionRow, Worker, WorkerState
+from understudy.core.ledger import Role
+from understudy.core.policy_view import Rules
+from understudy.core.pools import Wanted, last_seats
+from understudy.seams import Provider, Store
+from understudy.store.sqlite import SqliteStore
+
+RENTED = Wanted("miku", "r1", slots=2, boot_s=10.0, price_per_h=0.4)
+KEPT = Wanted("pitch", "r1", slots=4, keep=2)
+LOOK_S = 0.25
+
+
+class Hands:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.time_s = 1000.0
+
+    def now(self) -> float:
+        return self.time_s
+
+    def wall(self) -> float:
+        return self.time_s
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("the controller waits for its news only")
+
+
+class Datacentre:
+    """seams.Provider in memory: nodes start at once, and die when they are told to."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.there: dict[str, Node] = {}
+        self.started = 0
+        self.full = False  # nothing can be rented
+        self.gate: asyncio.Event | None = None  # a start takes until it is set
+
+    async def start(self, node: Node) -> None:
+        assert node.id not in self.there
+        self.started += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.full:
+            raise RuntimeError("no GPU is free")
+        self.there[node.id] = node
+
+    async def stop(self, node: str) -> None:
+        self.there.pop(node, None)
+
+    async def nodes(self) -> Sequence[Node]:
+        return list(self.there.values())
+
+    async def close(self) -> None:
+        self.there.clear()
+
+    def kill(self, node: str) -> None:
+        self.there[node] = replace(self.there[node], exited="killed by signal 9")
+
+
+@dataclass
+class World:
+    """All but the controller: the store, the nodes, the users, and what an edge does of itself."""
+
+    store: Store
+    wanted: list[Wanted] = field(default_factory=lambda: [RENTED])
+    rules: Rules = field(default_factory=Rules)
+    clock: Hands = field(default_factory=Hands)
+    provider: Datacentre = field(default_factory=Datacentre)
+    loads: bool = True  # nodes' workers dial in and load
+    numbers: Any = field(default_factory=itertools.count)
+
+    def controller(
+        self, store: Store | None = None, provider: Provider | None = None
+    ) -> Controller:
+        return Controller(
+            store or self.store,
+            provider or self.provider,
+            lambda: self.wanted,
+            lambda: self.rules,
+            self.clock,
+        )
+
+    async def look(self, controller: Controller, times: int = 1, every_s: float = LOOK_S) -> None:
+        for _ in range(times):
+            self.clock.time_s += every_s
+            await controller.once()
+            await controller.settle()
+
+    async def edge(self) -> None:
+        """Links and sessions: workers load, moves are carried out, the dead are told of."""
+        for worker in (await self.store.look()).workers:
+            node = self.provider.there.get(worker.id)
+            if worker.state is WorkerState.LOADING and node and not node.exited and self.loads:
+                await self.store.ready(worker.id, self.clock.wall())
+            elif node is not None and node.exited:
+                await self.store.gone(worker.id, self.clock.wall(), "its link was lost")
+        fleet = await self.store.look()
+        seats = last_seats(fleet.seats)
+        for seat in fleet.seats:
+            led = seat.role is Role.UNDERSTUDY and (seat.session, Role.LEAD) in seats
+            if led or seat is not seats[seat.session, seat.role]:
+                await self.store.release(seat.session, seat.worker, seat.slot)
+
+    async def live(self, controller: Controller, seconds: float, every_s: float = 1.0) -> None:
+        for _ in range(round(seconds / every_s)):
+            await self.look(controller, every_s=every_s)
+            await self.edge()
+
+    async def come(self, user: str, model: str = "miku", understudy: str = "") -> bool:
+        """Whether the user was seated at once."""
+        name = f"{user}-{next(self.numbers)}"
+        now = self.clock.wall()
+        await self.store.begin(SessionRow(name, user, "v", model, understudy, "local", "e", now))
+        for role, of in ((Role.LEAD, model), (Role.UNDERSTUDY, understudy)):
+            revision = next((want.revision for want in self.wanted if want.model == of), "")
+            request = Request(name, of, "local", revision, role)
+            if of and await self.store.place(request):
+                return role is Role.LEAD
+        return False
+
+    async def go(self, user: str) -> None:
+        for row in (await self.store.look()).sessions:
+            if row.user == user:
+                await self.store.end(row.id, "stopped", self.clock.wall())
+
+    async def workers(self, model: str = "miku") -> list[Worker]:
+        return [worker for worker in (await self.store.look()).workers if worker.model == model]
+
+    async def seats(self) -> dict[str, list[tuple[str, Role]]]:
+        """By user."""
+        fleet = await self.store.look()
+        users = {row.id: row.user for row in fleet.sessions}
+        found: dict[str, list[tuple[str, Role]]] = {user: [] for user in users.values()}
+        for seat in fleet.seats:
+            found[users[seat.session]].append((seat.worker, seat.role))
+        return found
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    store = SqliteStore(tmp_path / "test.db")
+    await store.open()
+    yield World(store)
+    await store.close()
+
+
+async def test_what_is_always_on_is_started_and_given_back_when_it_is_not_wanted(
+    world: World,
+) -> None:
+    world.wanted = [KEPT, RENTED]
+    controller = world.controller()
+    await world.look(controller)
+    pitch = await world.workers("pitch")
+    assert [(w.state, w.revision, w.slots, w.region) for w in pitch] == [
+        (WorkerState.LOADING, "r1", 4, "local")
+    ] * 2
+    assert {w.id for w in pitch} == set(world.provider.there)
+    assert all(w.id.startswith("fake-") for w in pitch)
+    assert await world.workers("miku") == []
+    await world.live(controller, 60.0)
+    assert world.provider.started == 2
+    world.wanted = [replace(KEPT, keep=1)]
+    await world.live(controller, 2.0)
+    assert len(await world.workers("pitch")) == len(world.provider.there) == 1
+
+
+async def test_a_worker_is_rented_for_who_waits_and_takes_him_once_it_is_ready(
+    world: World,
+) -> None:
+    world.wanted, world.loads = [replace(KEPT, keep=1), RENTED], False
+    controller = world.controller()
+    await world.look(controller)
+    (pitch,) = await world.workers("pitch")
+    await world.store.ready(pitch.id, world.clock.wall())
+    assert not await world.come("alice", understudy="pitch")
+    assert await world.seats() == {"alice": [(pitch.id, Role.UNDERSTUDY)]}
+    told = []
+    controller.moved = lambda: told.append(world.clock.wall())
+    await world.look(controller, 20)
+    (miku,) = await world.workers()
+    assert (miku.price_per_h, miku.slots) == (0.4, 2)
+    assert told == []
+    world.loads = True
+    await world.edge()
+    await world.look(controller)
+    both = [(pitch.id, Role.UNDERSTUDY), (miku.id, Role.LEAD)]
+    assert await world.seats() == {"alice": both}
+    assert [seat.why for seat in (await world.store.look()).seats] == ["connect", "lead ready"]
+    assert told == [world.clock.wall()]
+    await world.edge()
+    assert await world.seats() == {"alice": [(miku.id, Role.LEAD)]}
+    assert await world.come("bob")  # there is a free slot, and nobody has to be asked
+
+
+async def test_idle_workers_are_emptied_and_given_back_after_a_while(world: World) -> None:
+    world.wanted = [replace(RENTED, slots=4)]
+    controller = world.controller()
+    users = [f"u{k}" for k in range(8)]
+    for user in users:
+        await world.come(user)
+    await world.live(controller, 10.0)
+    workers = await world.workers()
+    assert len(workers) >= 2
+    assert sorted(w.taken for w in workers)[-2:] == [4, 4]
+    one, other = (w.id for w in workers if w.taken == 4)
+    seats = await world.seats()
+    for worker in (one, other):  # two are left, on two workers
+        for user in [user for user in users if seats[user][0][0] == worker][1:]:
+            await world.go(user)
+    for _ in range(600):
+        await world.live(controller, 10.0, every_s=10.0)
+        if len(await world.workers()) == 1:
+            break
+    (left,) = await world.workers()
+    assert left.taken == 2
+    assert set(world.provider.there) == {left.id}
+    (packed,) = [s for s in (await world.store.look()).seats if s.why == "packing"]
+    assert packed.worker == left.id
+    came_s = world.clock.wall()
+    for user in await world.seats():
+        await world.go(user)
+    await world.look(controller)
+    assert len(await world.workers()) == 1  # somebody may come
+    for _ in range(600):
+        await world.live(controller, 10.0, every_s=10.0)
+        if not await world.workers():
+            break
+    assert world.clock.wall() - came_s > 20.0
+    assert world.provider.there == {}
+    ended, _ = await world.store.history(0.0)
+    assert {w.reason for w in ended} == {"not needed"}
+
+
+async def test_a_worker_that_drains_is_emptied_and_goes(world: World) -> None:
+    controller = world.controller()
+    await world.come("alice")
+    await world.live(controller, 5.0)
+    (old,) = await world.workers()
+    assert await world.store.drain(old.id, True)
+    await world.look(controller)
+    assert await world.seats() == {"alice": [(old.id, Role.LEAD)]}  # until another is ready
+    await world.edge()
+    await world.look(controller)
+    new = next(w for w in await world.workers() if w.id != old.id)
+    assert (await world.seats())["alice"][-1] == (new.id, Role.LEAD)
+    assert (await world.store.look()).seats[-1].why == "drain"
+    await world.live(controller, 2.0)
+    assert [w.id for w in await world.workers()] == [new.id] == list(world.provider.there)
+
+
+async def test_a_new_revision_takes_the_sessions_over_and_the_old_one_goes(world: World) -> None:
+    controller = world.controller()
+    for user in ("alice", "bob"):
+        await world.come(user)
+    await world.live(controller, 5.0)
+    world.wanted = [replace(RENTED, revision="r2")]
+    await world.live(controller, 10.0)
+    workers = await world.workers()
+    assert {w.revision for w in workers} == {"r2"}
+    assert {seats[0][0] for seats in (await world.seats()).values()} <= {w.id for w in workers}
+    assert {seat.why for seat in (await world.store.look()).seats} == {"new revision"}
+
+
+async def test_a_model_that_is_no_more_is_given_back_once_nobody_needs_it(world: World) -> None:
+    world.wanted = [KEPT]
+    controller = world.controller()
+    await world.live(controller, 2.0)
+    assert await world.come("alice", "pitch")
+    world.wanted = []
+    await world.live(controller, 2.0)
+    assert [w.taken for w in await world.workers("pitch")] == [1]
+    await world.go("alice")
+    await world.live(controller, 2.0)
+    assert (await world.workers("pitch"), world.provider.there) == ([], {})
+
+
+async def test_a_node_that_dies_is_replaced_at_first_at_once_then_ever_more_rarely(
+    world: World,
+) -> None:
+    world.wanted, world.loads = [replace(KEPT, keep=1)], False
+    controller = world.controller()
+    starts = []
+    for _ in range(800):  # 200 s; each node dies before the next look
+        before = world.provider.started
+        await world.look(controller)
+        if world.provider.started > before:
+            starts.append(world.clock.wall())
+        for node in list(world.provider.there):
+            world.provider.kill(node)
+    gaps = [b - a for a, b in itertools.pairwise(starts)]
+    assert gaps[0] <= 4 * LOOK_S
+    assert gaps == sorted(gaps)
+    assert gaps[-1] > 20.0
+    dead, _ = await world.store.history(0.0)
+    assert {w.reason for w in dead if w.stopped_s} == {"killed by signal 9"}
+
+
+async def test_who_sat_on_a_dead_node_is_seated_on_the_next_one(world: World) -> None:
+    controller = world.controller()
+    await world.come("alice")
+    await world.live(controller, 3.0)
+    (dead,) = await world.workers()
+    world.provider.kill(dead.id)
+    await world.live(controller, 3.0)
+    (worker,) = await world.workers()
+    assert worker.id != dead.id
+    assert await world.seats() == {"alice": [(worker.id, Role.LEAD)]}
+
+
+async def test_a_node_that_nobody_knows_is_returned(world: World) -> None:
+    await world.provider.start(Node("stray", "miku", "r1", "local"))
+    await world.look(world.controller())
+    assert world.provider.there == {}
+
+
+async def test_a_worker_without_a_node_is_marked_gone_and_replaced(world: World) -> None:
+    world.wanted = [replace(KEPT, keep=1)]
+    controller = world.controller()
+    await world.live(controller, 2.0)
+    (lost,) = world.provider.there
+    world.provider.there.clear()
+    await world.look(controller, 2)
+    (worker,) = await world.workers("pitch")
+    assert worker.id != lost
+    assert list(world.provider.there) == [worker.id]
+    (gone,) = [w for w in (await world.store.history(0.0))[0] if w.id == lost]
+    assert gone.reason == "its node is no more"
+
+
+async def test_a_provider_that_has_nothing_is_asked_ever_more_rarely(world: World) -> None:
+    world.wanted, world.provider.full = [replace(KEPT, keep=1)], True
+    controller = world.controller()
+    await world.look(controller, 800)
+    assert 5 < world.provider.started < 20
+    assert await world.workers("pitch") == []
+    (reason, *_) = {w.reason for w in (await world.store.history(0.0))[0]}
+    assert reason == "does not start: no GPU is free"
+    world.provider.full = False
+    await world.look(controller, 40, every_s=1.0)
+    assert len(await world.workers("pitch")) == 1
+
+
+async def test_what_is_being_rented_is_not_rented_twice_nor_taken_for_lost(world: World) -> None:
+    world.wanted, world.provider.gate = [KEPT], asyncio.Event()
+    controller = world.controller()
+    for _ in range(8):
+        world.clock.time_s += LOOK_S
+        await controller.once()
+    assert (world.provider.started, world.provider.there) == (2, {})
+    assert len(await world.workers("pitch")) == 2
+    world.provider.gate.set()
+    await controller.settle()
+    await world.look(controller, 4)
+    assert {w.id for w in await world.workers("pitch")} == set(world.provider.there)
+    assert world.provider.started == 2
+
+
+async def test_limits_hold_for_what_is_rented_only(world: World) -> None:
+    world.wanted, world.rules = [KEPT, RENTED], Rules(max_nodes=1)
+    controller = world.controller()
+    for k in range(5):
+        await world.come(f"u{k}")
+    await world.live(controller, 20.0)
+    assert (len(await world.workers("pitch")), len(await world.workers())) == (2, 1)
+    assert [seats != [] for seats in (await world.seats()).values()] == [True, True, *[False] * 3]
+
+
+# --- It may die at any line ---
+
+
+class Died(Exception):
+    """The process is no more, or the line was cut."""
+
+
+class Cut:
+    """A store or a provider, seen through a line that fails at one call."""
+
+    def __init__(self, behind: Any, fault: Fault) -> None:
+        self._behind, self._fault = behind, fault
+        self.name = getattr(behind, "name", "")
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        async def call(*args: Any) -> Any:
+            done = asyncio.get_running_loop().create_future()
+            if self._fault.before():
+                done.set_result(await getattr(self._behind, name)(*args))
+            self._fault.after()
+            return await done
+
+        return call
+
+
+@dataclass
+class Fault:
+    """At the `at`-th call, before or after it took effect; `fatal`: and at every one after."""
+
+    at: int
+    late: bool
+    fatal: bool
+    cancels: bool
+    calls: int = 0
+    dead: bool = False
+
+    @property
+    def _now(self) -> bool:
+        return self.calls == self.at or (self.fatal and self.calls > self.at)
+
+    def before(self) -> bool:
+        self.calls += 1
+        if self._now and not (self.late and self.calls == self.at):
+            self._strike()
+        return True
+
+    def after(self) -> None:
+        if self._now:
+            self._strike()
+
+    def _strike(self) -> None:
+        self.dead = True
+        raise asyncio.CancelledError if self.cancels else Died
+
+
+NEVER = Fault(10**9, late=False, fatal=False, cancels=False)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("come"), st.integers(0, 9)),
+        st.tuples(st.just("go"), st.integers(0, 9)),
+        st.tuples(st.sampled_from(["kill", "drain"]), st.integers(0, 9)),
+        st.tuples(st.just("wait"), st.sampled_from([1, 30, 300])),
+        st.tuples(st.just("deploy"), st.integers(1, 3)),
+    ),
+    max_size=12,
+)
+
+
+async def play(steps: list[tuple[str, int]], fault: Fault) -> tuple[World, int]:
+    """The story under a controller that fails once; returns what is so in the end."""
+    store = SqliteStore(Path(":memory:"))
+    await store.open()
+    world = World(store, [replace(KEPT, keep=1), RENTED], Rules(patience=1.0))
+    controller = world.controller(Cut(store, fault), Cut(world.provider, fault))  # type: ignore
+
+    async def look() -> None:
+        nonlocal controller
+        world.clock.time_s += LOOK_S
+        try:
+            await controller.once()
+        except (Died, asyncio.CancelledError):
+            pass
+        await controller.settle()
+        if fault.dead:
+            fault.dead = False
+            controller = world.controller()
+        await world.edge()
+
+    await look()
+    for step, number in [*steps, ("wait", 60)]:
+        users, workers = await world.seats(), (await store.look()).workers
+        match step:
+            case "come" if f"u{number}" not in users:
+                await world.come(f"u{number}", understudy="pitch" if number % 2 else "")
+            case "go":
+                await world.go(f"u{number}")
+            case "kill" if workers and (node := workers[number % len(workers)].id):
+                if node in world.provider.there:
+                    world.provider.kill(node)
+            case "drain" if workers:
+                await store.drain(workers[number % len(workers)].id, True)
+            case "deploy":
+                world.wanted[1] = replace(RENTED, revision=f"r{number}")
+            case "wait":
+                world.clock.time_s += number
+        await look()
+        await look()
+    for _ in range(80):
+        world.clock.time_s += 5.0
+        await look()
+    return world, fault.calls
+
+
+async def check(world: World) -> None:
+    """Nothing is lost and nothing is double."""
+    fleet = await world.store.look()
+    assert {w.id for w in fleet.workers} == set(world.provider.there)
+    assert not any(node.exited for node in world.provider.there.values())
+    assert {w.state for w in fleet.workers} <= {WorkerState.READY}
+    assert not any(w.draining for w in fleet.workers)
+    assert {w.revision for w in fleet.workers if w.model == "miku"} <= {world.wanted[1].revision}
+    for user, seats in (await world.seats()).items():
+        assert [role for _, role in seats] == [Role.LEAD], user
+    assert len({(s.worker, s.slot) for s in fleet.seats}) == len(fleet.seats)
+
+
+def count(workers: Sequence[Worker]) -> dict[str, int]:
+    return {model: sum(w.model == model for w in workers) for model in ("miku", "pitch")}
+
+
+@settings(max_examples=40, deadline=None)
+@given(STEPS, st.floats(0.0, 1.0), st.booleans(), st.booleans(), st.booleans())
+def test_the_controller_may_die_at_any_line(
+    steps: list[tuple[str, int]], where: float, late: bool, fatal: bool, cancels: bool
+) -> None:
+    async def story() -> None:
+        calm, calls = await play(steps, replace(NEVER))
+        await check(calm)
+        world, _ = await play(steps, Fault(1 + int(where * calls / 3), late, fatal, cancels))
+        await check(world)
+        there, expected = (await world.store.look()).workers, (await calm.store.look()).workers
+        assert count(there) == count(expected)
+        assert list(await world.seats()) == list(await calm.seats())
+        await calm.store.close()
+        await world.store.close()
+
+    asyncio.run(story())
