@@ -445,7 +445,7 @@ def token(user: str, hours: float) -> None:
 
 
 @cli.command()
-@click.argument("name", type=click.Choice(["engine", "edge", "browser", "simulate"]))
+@click.argument("name", type=click.Choice(["engine", "edge", "browser", "simulate", "connect", "move"]))
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @click.option("--quick", is_flag=True, help="A shorter run; the figures are rougher.")
 @click.option(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,8 @@ from understudy.bench.browser import (
     launch,
     serving,
 )
-from understudy.bench.recordings import load
+from understudy.bench.recordings import load, load_pcm
+from understudy.client import Client
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 LAPTOP: dict[str, Any] = {"viewport": {"width": 1280, "height": 860}}
@@ -61,6 +64,72 @@ def readme_pictures(browser: Browser, server: Server) -> None:
     with shown(browser, server, color_scheme="light", **phone) as stage:
         go_live(stage, seconds=9)
         stage.page.screenshot(path=IMAGES / "page-phone.png")
+
+
+def understudy_picture(browser: Browser, server: Server) -> None:
+    with shown(browser, server, color_scheme="dark", **LAPTOP) as stage:
+        stage.pick("Teto")
+        stage.start()
+        stage.expect_state("Live: the understudy performs")
+        stage.page.wait_for_timeout(6000)
+        stage.page.mouse.move(0, 0)
+        stage.page.screenshot(path=IMAGES / "understudy.png")
+
+
+async def talk(url: str, voice: str, user: str, after_s: float, seconds: float) -> None:
+    await asyncio.sleep(after_s)
+    pcm = load_pcm(None, 24_000, seconds, first=len(user)).tobytes()
+    async with Client(url).stream(voice, user) as stream:
+
+        async def speak() -> None:
+            for at in range(0, len(pcm), 4800):
+                await stream.send(pcm[at : at + 4800])
+                await asyncio.sleep(0.1)
+            await stream.stop()
+
+        speaking = asyncio.create_task(speak())
+        async for _ in stream:
+            pass
+        await speaking
+
+
+def fleet_picture(browser: Browser, server: Server) -> None:
+    """Fourteen users come within half a minute, some leave, and the fleet follows."""
+    names = [
+        "ada",
+        "ben",
+        "cho",
+        "dan",
+        "eve",
+        "fay",
+        "gus",
+        "hal",
+        "ida",
+        "jon",
+        "kim",
+        "leo",
+        "mia",
+        "ned",
+    ]
+    voices = ["miku", "teto", "miku", "miku", "teto", "miku-dev", "miku"] * 2
+
+    async def crowd() -> None:
+        calls = [
+            talk(server.url, voice, name, 2.0 * k, 18.0 if k % 3 == 1 else 60.0)
+            for k, (name, voice) in enumerate(zip(names, voices, strict=True))
+        ]
+        await asyncio.gather(*calls)
+
+    thread = threading.Thread(target=asyncio.run, args=(crowd(),), daemon=True)
+    thread.start()
+    for name, look in (("fleet", LAPTOP | {"viewport": {"width": 1280, "height": 1000}}),):
+        context = browser.new_context(color_scheme="dark", **look)
+        page = context.new_page()
+        page.goto(server.url.rstrip("/") + "/fleet")
+        page.wait_for_timeout(32_500)
+        page.screenshot(path=IMAGES / f"{name}.png")
+        context.close()
+    thread.join()
 
 
 def states(browser: Browser, server: Server, folder: Path, name: str, look: dict[str, Any]) -> None:
@@ -145,6 +214,8 @@ def main() -> None:
             every_state(playwright, browser, server, Path(sys.argv[1]))
         else:
             readme_pictures(browser, server)
+            understudy_picture(browser, server)
+            fleet_picture(browser, server)
         browser.close()
 
 

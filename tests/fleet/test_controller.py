@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +194,9 @@ async def test_a_worker_is_rented_for_who_waits_and_takes_him_once_it_is_ready(
     await world.store.ready(pitch.id, world.clock.wall())
     assert not await world.come("alice", understudy="pitch")
     assert await world.seats() == {"alice": [(pitch.id, Role.UNDERSTUDY)]}
-    told = []
-    controller.moved = lambda: told.append(world.clock.wall())
+    await world.look(controller, 20)
+    told: list[float] = []
+    controller.acted = lambda: told.append(world.clock.wall())
     await world.look(controller, 20)
     (miku,) = await world.workers()
     assert (miku.price_per_h, miku.slots) == (0.4, 2)
@@ -234,19 +237,25 @@ async def test_idle_workers_are_emptied_and_given_back_after_a_while(world: Worl
     assert set(world.provider.there) == {left.id}
     (packed,) = [s for s in (await world.store.look()).seats if s.why == "packing"]
     assert packed.worker == left.id
-    came_s = world.clock.wall()
-    for user in await world.seats():
-        await world.go(user)
+
+
+async def test_a_worker_that_nobody_needs_is_kept_for_a_while_and_given_back(world: World) -> None:
+    controller = world.controller()
+    for k in range(4):
+        await world.come(f"u{k}")
+        await world.live(controller, 20.0)
+    for k in range(4):
+        await world.go(f"u{k}")
+    left_s = world.clock.wall()
     await world.look(controller)
-    assert len(await world.workers()) == 1  # somebody may come
-    for _ in range(600):
-        await world.live(controller, 10.0, every_s=10.0)
-        if not await world.workers():
-            break
-    assert world.clock.wall() - came_s > 20.0
+    assert len(await world.workers()) >= 1  # somebody may come
+    while await world.workers():
+        await world.live(controller, 5.0)
+        assert world.clock.wall() - left_s < 3600.0
     assert world.provider.there == {}
-    ended, _ = await world.store.history(0.0)
-    assert {w.reason for w in ended} == {"not needed"}
+    workers, _ = await world.store.history(0.0)
+    assert {w.reason for w in workers} == {"not needed"}
+    assert max(w.stopped_s or 0.0 for w in workers) > left_s + 1.0
 
 
 async def test_a_worker_that_drains_is_emptied_and_goes(world: World) -> None:
@@ -262,8 +271,26 @@ async def test_a_worker_that_drains_is_emptied_and_goes(world: World) -> None:
     new = next(w for w in await world.workers() if w.id != old.id)
     assert (await world.seats())["alice"][-1] == (new.id, Role.LEAD)
     assert (await world.store.look()).seats[-1].why == "drain"
-    await world.live(controller, 2.0)
+    await world.live(controller, 15.0)
     assert [w.id for w in await world.workers()] == [new.id] == list(world.provider.there)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the policy passes over a pool that looks as it did before the refusal"
+)
+async def test_what_was_refused_is_tried_again_at_the_next_look(world: World) -> None:
+    controller = world.controller()
+    await world.come("alice")
+    await world.live(controller, 5.0)
+    (old,) = await world.workers()
+    await world.store.drain(old.id, True)
+    await world.look(controller)
+    await world.edge()
+    await world.look(controller)  # the move
+    await world.look(controller)  # a stop, refused: her old seat is not given back yet
+    await world.edge()
+    await world.look(controller)
+    assert old.id not in world.provider.there
 
 
 async def test_a_new_revision_takes_the_sessions_over_and_the_old_one_goes(world: World) -> None:
@@ -390,55 +417,43 @@ class Died(Exception):
     """The process is no more, or the line was cut."""
 
 
-class Cut:
-    """A store or a provider, seen through a line that fails at one call."""
+@dataclass
+class Fault:
+    """The `at`-th call fails, before or after it took effect; `fatal`: and every one after it."""
 
+    at: int
+    reads: bool = True  # calls that change nothing are counted, too
+    late: bool = False
+    fatal: bool = False
+    cancels: bool = False
+    calls: int = 0
+    struck: bool = False
+
+    def line(self, behind: Any) -> Any:
+        """A store or a provider, behind a line that fails."""
+        return Line(behind, self)
+
+    async def through(self, call: Callable[..., Any], *args: Any) -> Any:
+        counts = self.reads or call.__name__ not in ("look", "nodes")
+        self.calls += counts
+        now = counts and self.calls == self.at
+        fails = now or (self.fatal and self.calls >= self.at > 0)
+        result = await call(*args) if not fails or (now and self.late) else None
+        if fails:
+            self.struck = True
+            raise asyncio.CancelledError if self.cancels else Died
+        return result
+
+
+class Line:
     def __init__(self, behind: Any, fault: Fault) -> None:
         self._behind, self._fault = behind, fault
         self.name = getattr(behind, "name", "")
 
-    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        async def call(*args: Any) -> Any:
-            done = asyncio.get_running_loop().create_future()
-            if self._fault.before():
-                done.set_result(await getattr(self._behind, name)(*args))
-            self._fault.after()
-            return await done
-
-        return call
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(self._fault.through, getattr(self._behind, name))
 
 
-@dataclass
-class Fault:
-    """At the `at`-th call, before or after it took effect; `fatal`: and at every one after."""
-
-    at: int
-    late: bool
-    fatal: bool
-    cancels: bool
-    calls: int = 0
-    dead: bool = False
-
-    @property
-    def _now(self) -> bool:
-        return self.calls == self.at or (self.fatal and self.calls > self.at)
-
-    def before(self) -> bool:
-        self.calls += 1
-        if self._now and not (self.late and self.calls == self.at):
-            self._strike()
-        return True
-
-    def after(self) -> None:
-        if self._now:
-            self._strike()
-
-    def _strike(self) -> None:
-        self.dead = True
-        raise asyncio.CancelledError if self.cancels else Died
-
-
-NEVER = Fault(10**9, late=False, fatal=False, cancels=False)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("come"), st.integers(0, 9)),
@@ -456,19 +471,16 @@ async def play(steps: list[tuple[str, int]], fault: Fault) -> tuple[World, int]:
     store = SqliteStore(Path(":memory:"))
     await store.open()
     world = World(store, [replace(KEPT, keep=1), RENTED], Rules(patience=1.0))
-    controller = world.controller(Cut(store, fault), Cut(world.provider, fault))  # type: ignore
+    controller = world.controller(fault.line(store), fault.line(world.provider))
 
     async def look() -> None:
         nonlocal controller
         world.clock.time_s += LOOK_S
-        try:
+        with contextlib.suppress(Died, asyncio.CancelledError):
             await controller.once()
-        except (Died, asyncio.CancelledError):
-            pass
         await controller.settle()
-        if fault.dead:
-            fault.dead = False
-            controller = world.controller()
+        if fault.struck and fault.fatal:
+            fault.struck, controller = False, world.controller()
         await world.edge()
 
     await look()
@@ -513,15 +525,15 @@ def count(workers: Sequence[Worker]) -> dict[str, int]:
     return {model: sum(w.model == model for w in workers) for model in ("miku", "pitch")}
 
 
-@settings(max_examples=40, deadline=None)
-@given(STEPS, st.floats(0.0, 1.0), st.booleans(), st.booleans(), st.booleans())
+@settings(max_examples=50, deadline=None)
+@given(STEPS, st.floats(0.0, 1.0), st.builds(Fault, st.just(0), *[st.booleans()] * 4))
 def test_the_controller_may_die_at_any_line(
-    steps: list[tuple[str, int]], where: float, late: bool, fatal: bool, cancels: bool
+    steps: list[tuple[str, int]], where: float, fault: Fault
 ) -> None:
     async def story() -> None:
-        calm, calls = await play(steps, replace(NEVER))
+        calm, calls = await play(steps, Fault(0, fault.reads))
         await check(calm)
-        world, _ = await play(steps, Fault(1 + int(where * calls / 3), late, fatal, cancels))
+        world, _ = await play(steps, replace(fault, at=1 + int(where * calls)))
         await check(world)
         there, expected = (await world.store.look()).workers, (await calm.store.look()).workers
         assert count(there) == count(expected)

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from understudy.bench.recordings import files, load
+from understudy.bench.server import Server as Server  # the end-to-end tests find both here
+from understudy.bench.server import serving as serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Playwright
@@ -38,7 +36,6 @@ MIC_RATE: Final = 48_000
 WINDOW_S: Final = 2.0
 WARM_UP_S: Final = 2.0
 LONGEST_DELAY_S: Final = 0.6
-READY: Final = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
 CHROMIUM_ARGS: Final = (
     "--no-sandbox",
@@ -88,77 +85,6 @@ def fake_microphone(wav: Path) -> list[str]:
         "--use-fake-ui-for-media-stream",
         f"--use-file-for-fake-audio-capture={wav}",
     ]
-
-
-@dataclass(slots=True)
-class Server:
-    """`understudy up` as a subprocess."""
-
-    data: Path
-    port: int = 0
-    process: subprocess.Popen[str] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
-
-    def start(self) -> None:
-        """Returns when it listens; a server started before comes back on its old port."""
-        log = (self.data / "up.log").open("a")
-        command = [sys.executable, "-m", "understudy", "up"]
-        options = ["--port", str(self.port), "--data", str(self.data)]
-        self.process = subprocess.Popen(
-            [*command, *options], stdout=subprocess.PIPE, stderr=log, text=True
-        )
-        log.close()
-        assert self.process.stdout is not None
-        self.port = _await_port(self.process.stdout, self.data / "up.log")
-
-    def stop(self) -> None:
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        self._close()
-
-    def kill(self) -> None:
-        """As a crash would: SIGKILL."""
-        if self.process is None:
-            return
-        self.process.kill()
-        self.process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        if self.process is not None and self.process.stdout is not None:
-            self.process.stdout.close()
-        self.process = None
-
-
-def _await_port(stdout: IO[str], log: Path) -> int:
-    for line in stdout:
-        found = READY.search(line)
-        if found:
-            return int(found[1])
-    raise RuntimeError(f"the server ended before it was ready:\n{log.read_text()[-2000:]}")
-
-
-@contextmanager
-def serving(config: str | None = None) -> Iterator[Server]:
-    """A server on a free port with an empty data folder, gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
-        data = Path(folder)
-        if config is not None:
-            (data / "understudy.toml").write_text(config)
-        server = Server(data)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
 
 
 def f0_ratio(source: Audio, target: Audio, rate: int) -> float:
