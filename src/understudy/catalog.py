@@ -12,6 +12,7 @@ from understudy.config import Config, ConfigFile, ModelSpec, Voice
 from understudy.core.fleet import Deployment
 from understudy.core.policy_view import Drain
 from understudy.core.pools import DEFAULT_BOOT_S, Wanted
+from understudy.core.wire import Card
 from understudy.seams import Store
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Catalog:
         self._base: Config | None = None  # what `_merged` was made of
         self._merged: Config | None = None
         self._specs: dict[tuple[str, str], ModelSpec] = {}
+        self.cards: Mapping[tuple[str, str], Card] = {}  # by (model, revision), as they are learnt
 
     async def refresh(self) -> bool:
         """Reads the deployments; whether they have changed."""
@@ -89,9 +91,18 @@ class Catalog:
                 price_per_h=spec.price_per_h,
                 boot_s=spec.load_s or DEFAULT_BOOT_S,
                 drain=Drain(spec.drain),
+                misfits=self._misfits(spec),
             )
             for spec in self.current().models.values()
         ]
+
+    def _misfits(self, spec: ModelSpec) -> frozenset[str]:
+        newest = self.cards.get((spec.name, spec.revision))
+        return frozenset(
+            revision
+            for (model, revision), card in self.cards.items()
+            if newest is not None and model == spec.name and not newest.can_follow(card)
+        )
 
     def spec(self, model: str, revision: str) -> Mapping[str, Any]:
         """What a worker needs to load a revision, as JSON."""

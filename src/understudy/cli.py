@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DEFAULT_URL = os.environ.get("UNDERSTUDY_URL", f"http://127.0.0.1:{DEFAULT_PORT}")
 MIN_PYTHON = (3, 11)
+BENCHES = ("engine", "edge", "browser", "simulate", "connect", "move", "fleet")
 
 
 class Sentence(click.ClickException):
@@ -445,7 +446,7 @@ def token(user: str, hours: float) -> None:
 
 
 @cli.command()
-@click.argument("name", type=click.Choice(["engine", "edge", "browser", "simulate", "connect", "move"]))
+@click.argument("name", type=click.Choice(BENCHES))
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @click.option("--quick", is_flag=True, help="A shorter run; the figures are rougher.")
 @click.option(

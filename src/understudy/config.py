@@ -172,6 +172,8 @@ def _fields(raw: Mapping[str, Any], known: Mapping[str, type], where: str) -> No
         kind = known[name]
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{where}: {name} must be a finite number")
         if isinstance(value, bool) or not isinstance(value, kind):
             raise ConfigError(f"{where}: {name} must be a {known[name].__name__}")
 
@@ -182,7 +184,8 @@ def _model(name: str, raw: Mapping[str, Any], where: str) -> ModelSpec:
     _fields(raw, known, where)
     if ":" not in raw.get("engine", ""):
         raise ConfigError(f'{where} needs engine = "module:Class"')
-    spec = ModelSpec(name, **raw)
+    numbers = {key: float(raw[key]) for key in ("load_s", "price_per_h") if key in raw}
+    spec = ModelSpec(name, **{**raw, **numbers})
     if not 1 <= spec.slots <= 1024 or not 0 <= (spec.workers or 0) <= 64:
         raise ConfigError(f"{where}: slots must be 1 to 1024 and workers 0 to 64")
     if not 0 <= spec.load_s <= 3600 or spec.price_per_h < 0:

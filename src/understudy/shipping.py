@@ -15,8 +15,6 @@ from understudy.catalog import dump, load, newest
 from understudy.config import Config, ModelSpec, Voice
 from understudy.core.errors import ConfigError
 from understudy.core.fleet import Deployment
-from understudy.core.policy_view import Drain
-from understudy.core.wire import Card
 from understudy.seams import Clock, Store
 from understudy.worker.check import Checked, check
 
@@ -52,12 +50,10 @@ async def deploy(
     say(f"{bundle.name} {bundle.revision}: loading it once, and running a second of audio")
     checked = await check(bundle.spec(), path)
     warnings = list(checked.warnings)
-    drain = bundle.drain
     current = newest(deployments).get(bundle.name)
     if current is not None:
         before = (await store.cards()).get((current.model, current.revision))
-        if before is not None and not _fits(before, checked.card) and drain == Drain.MOVE:
-            drain = str(Drain.FINISH)
+        if before is not None and not checked.card.can_follow(before):
             warnings.append(
                 "its rate or latency differs from the present revision's, so sessions that are "
                 "live now stay on that until they end"
@@ -70,7 +66,7 @@ async def deploy(
             options=bundle.options,
             load_s=bundle.load_s,
             price_per_h=bundle.price_per_h,
-            drain=drain,
+            drain=bundle.drain,
             path=str(path),
             bundle=bundle.revision,
         ),
@@ -97,14 +93,6 @@ def _check_names(bundle: Bundle, base: Config, deployments: Sequence[Deployment]
         raise ConfigError(
             f'{bundle.name}\'s understudy must be always on; choose {", ".join(able)}, or "none"'
         )
-
-
-def _fits(before: Card, after: Card) -> bool:
-    """Whether a session that started under one card can go on under the other."""
-    return (
-        before.sample_rate == after.sample_rate
-        and after.latency + after.frame <= before.latency + before.frame
-    )
 
 
 async def rollback(voice: str, to: str | None, store: Store, clock: Clock) -> str:

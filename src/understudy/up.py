@@ -79,6 +79,7 @@ async def up(
     url = f"ws://{f'[{local}]' if ':' in local else local}:{gate.port}/v1/link"
     provider.urls[edge.region] = url
     controller = Controller(store, provider, catalog.wanted, lambda: catalog.current().rules, clock)
+    catalog.cards = edge.cards
     read_cards = edge.refresh
 
     async def refresh() -> None:

@@ -222,9 +222,6 @@ async def test_ended_and_unknown_sessions_get_no_slot(store: Store) -> None:
     assert not await store.move("nobody", None, "w", "lead ready")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="place picks by where sessions go, and finds the seat they leave taken"
-)
 async def test_a_free_slot_is_found_while_a_fuller_worker_is_being_left(store: Store) -> None:
     await up(store, "a", "b", slots=4)
     await come(store, *"pqrstu")
@@ -488,6 +485,14 @@ async def test_the_ledger_is_read_by_user_and_time(store: Store) -> None:
     assert [i.samples for i in await store.ledger(user="alice")] == [1, 3]
     assert [i.samples for i in await store.ledger(from_s=200.0, to_s=300.0)] == [2]
     assert await store.ledger(user="nobody") == []
+
+
+async def test_what_was_heard_in_all_is_summed_by_role(store: Store) -> None:
+    assert await store.heard(0.0) == {Role.LEAD: 0.0, Role.UNDERSTUDY: 0.0}
+    covered = replace(interval("s2", 0, 8_000, 200.0), role=Role.UNDERSTUDY, rate_hz=16_000)
+    await store.meter([interval("s1", 0, 24_000, 100.0), interval("s1", 1, 12_000, 200.0), covered])
+    assert await store.heard(0.0) == {Role.LEAD: 1.5, Role.UNDERSTUDY: 0.5}
+    assert await store.heard(200.0) == {Role.LEAD: 0.5, Role.UNDERSTUDY: 0.5}
 
 
 # --- Files ---

@@ -166,6 +166,22 @@ def test_history_keeps_what_was_asked_and_no_more() -> None:
     assert history.kept(alignment=10_000) == (1000, b"")
 
 
+def test_the_latency_is_that_of_the_slowest_who_may_perform_and_others_do_not_fit() -> None:
+    lead, cover = Card(24_000, 240, 960, 3.0, 4), Card(0, 480, 100, 0.5, 24)
+    lock = SampleLock(24_000, SoxrResampler, lead, cover)
+    assert lock.latency == 960 + 239
+    assert SampleLock(24_000, SoxrResampler, cover, lead).latency == lock.latency
+    assert SampleLock(24_000, SoxrResampler, cover).latency == 100 + 479
+    for card, fits in (
+        (lead, True),
+        (cover, True),
+        (Card(24_000, 480, 960, 3.0, 4), False),  # later
+        (Card(24_000, 480, 720, 9.0, 4), True),
+        (Card(48_000, 240, 0, 3.0, 4), False),  # of another rate
+    ):
+        assert lock.fits(card) == fits
+
+
 def test_memory_is_flat_over_ten_thousand_blocks() -> None:
     card = Card(24_000, 240, 960, 3.0, 4)
     lock = SampleLock(24_000, SoxrResampler, card)

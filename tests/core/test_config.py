@@ -102,7 +102,6 @@ def test_a_revision_is_named_by_what_is_loaded() -> None:
     assert parse(MODEL.replace("a:B", "a:C"), "t").models["m"].revision != plain
 
 
-@pytest.mark.xfail(strict=True, reason="the hash tells 10 from 10.0")
 def test_a_number_may_be_written_either_way() -> None:
     whole, decimal = (parse(MODEL + f"load_s = {n}", "t").models["m"] for n in ("10", "10.0"))
     assert whole == decimal

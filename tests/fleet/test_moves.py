@@ -145,6 +145,10 @@ def workers(server: Server, model: str) -> list[dict[str, Any]]:
     return [worker for worker in fleet(server)["workers"] if worker["model"] == model]
 
 
+async def gone(server: Server, worker: str) -> None:
+    await seen(server, lambda state: worker not in {w["id"] for w in state["workers"]})
+
+
 async def seen(server: Server, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     async with asyncio.timeout(60):
         while not holds(state := await asyncio.to_thread(fleet, server)):
@@ -217,7 +221,7 @@ async def test_draining_moves_sessions_without_a_trace(start: Start) -> None:
             moves += 1
             await speaker.until_live("lead", 1 + moves)
             await speaker.until_heard(0.5)
-            await seen(server, lambda s: worker["id"] not in {w["id"] for w in s["workers"]})
+            await gone(server, worker["id"])
         said, heard = await speaker.stop()
     # From the first lead on, nothing tells that it moved: one model, rebuilt from its input.
     first = (await speaker.until_live("lead")) + RATE_HZ // 10

@@ -112,7 +112,7 @@ class Effort:
 
 
 FULL: Final = Effort(4, 4, 10.0, holders=13, sequential=100, bursts=20, from_zero=12)
-QUICK: Final = Effort(2, 3, 0.5, holders=4, sequential=4, bursts=2, from_zero=1)
+QUICK: Final = Effort(2, 3, 0.2, holders=4, sequential=2, bursts=1, from_zero=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +381,8 @@ async def _from_zero(
         assert found is not None
         ordered_s = server.said_s(ordered)
         ready_s = server.said_s(rf"worker {found[1]} \(heavy-{voice}\) is ready")
+        assert ordered_s is not None
+        assert ready_s is not None
         said, heard = speaker.said_pcm, speaker.heard_pcm
         understudy = config.understudy_of(config.voice(voice))
         assert understudy is not None

@@ -300,7 +300,7 @@ async def _cards(names: Sequence[str], catalog: Catalog, edges: Any) -> None:
         for edge in edges:
             edge.learn_card(name, spec.revision, card)
     for edge in edges:
-        while not edge.ready("cover"):
+        while not edge.ready("cover"):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 

@@ -34,7 +34,8 @@ FADE: Final = 240  # samples: how long a crossfade lasts
 PATIENCE_S: Final = 90.0  # what does not come about within this is a fault
 LOOK_S: Final = 0.05
 STOP_S: Final = 20.0
-READY: Final = r"listening on (http://\S+:(\d+))"
+LISTENING: Final = r"listening on (http://\S+:(\d+))"
+READY: Final = "Ctrl-C stops it"  # the last line of its greeting
 
 
 # --- The server ---
@@ -73,7 +74,8 @@ class Server:
             start_new_session=True,  # Ctrl-C is for us: we stop it in order
         )
         threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
-        found = re.search(READY, self.wait_for(READY, after=after))
+        self.wait_for(READY, after=after)
+        found = re.search(LISTENING, self.wait_for(LISTENING, after=after))
         assert found is not None
         self.url, self.port = found[1], int(found[2])
 
@@ -91,18 +93,10 @@ class Server:
 
     def wait_for(self, pattern: str, seconds: float = 60, after: int = 0) -> str:
         """The first line of its output, from line `after` on, that matches."""
-        return self.lines[self._find(pattern, seconds, after)]
-
-    def said_s(self, pattern: str, after: int = 0) -> float:
-        """When it said that, by time.perf_counter."""
-        return self.heard_s[self._find(pattern, 0, after)]
-
-    def _find(self, pattern: str, seconds: float, after: int) -> int:
-        found: list[int] = []
+        found: list[str] = []
 
         def look() -> bool:
-            lines = enumerate(self.lines[after:], after)
-            found[:] = [k for k, line in lines if re.search(pattern, line)]
+            found[:] = [line for line in self.lines[after:] if re.search(pattern, line)]
             return bool(found) or self._over
 
         with self._news:
@@ -111,6 +105,12 @@ class Server:
             ended = " and has ended" if self._over else ""
             raise RuntimeError(f"the server never said {pattern!r}{ended}:\n{self.log}")
         return found[0]
+
+    def said_s(self, pattern: str) -> float | None:
+        """When it first said that, by time.perf_counter; None: not yet."""
+        with self._news:
+            told = zip(self.lines, self.heard_s, strict=True)
+            return next((at_s for line, at_s in told if re.search(pattern, line)), None)
 
     @property
     def log(self) -> str:

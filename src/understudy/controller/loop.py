@@ -24,6 +24,7 @@ from understudy.seams import Clock, Provider, Store
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.25
+RETRY_S: Final = 5.0  # between two tries to return a node
 CRASHES: Final = supervision.Rules()
 
 
@@ -132,14 +133,24 @@ class Controller:
             why = self._why(move, workers)
             if await self._store.move(move.session, move.source, move.target, why):
                 self.acted()
+            else:
+                self._look_again(workers[move.target].model)
         for stop in plan.stops:
-            if stop.worker not in self._busy and await self._store.retire(stop.worker):
+            if stop.worker in self._busy:
+                continue
+            if await self._store.retire(stop.worker):
                 log.info("worker %s is given back", stop.worker)
                 self._begin(stop.worker, self._return(stop.worker, "not needed"))
+            else:
+                self._look_again(workers[stop.worker].model)
         for start in plan.starts:
             await self._start(start)
         if plan.stops or plan.starts:
             self.acted()
+
+    def _look_again(self, model: str) -> None:
+        """A race was lost: the policy is to see the model's pools anew, be they as they were."""
+        self._pools = {key: pool for key, pool in self._pools.items() if key[0] != model}
 
     def _why(self, move: Move, workers: dict[str, Worker]) -> str:
         if move.source is None:
@@ -150,7 +161,9 @@ class Controller:
         return "packing" if source and source.revision == target.revision else "new revision"
 
     async def _start(self, start: Start) -> None:
-        wanted = next(want for want in self._wanted() if want.model == start.model)
+        wanted = next((want for want in self._wanted() if want.model == start.model), None)
+        if wanted is None:  # taken out of the configuration a moment ago
+            return
         name = f"{self._provider.name}-{secrets.token_hex(4)}"
         await self._store.rent(
             Worker(
@@ -178,9 +191,13 @@ class Controller:
             await self._store.gone(node.id, self._clock.wall(), f"does not start: {error}")
 
     async def _return(self, node: str, why: str) -> None:
-        # At once: to wait for a hung node's end would keep its users from the next one.
-        await self._provider.stop(node)
-        await self._store.gone(node, self._clock.wall(), why)
+        try:
+            await self._provider.stop(node)
+        except Exception:
+            log.exception("node %s cannot be returned; trying again", node)
+            await self._clock.sleep(RETRY_S)
+        else:
+            await self._store.gone(node, self._clock.wall(), why)
 
     def _begin(self, node: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

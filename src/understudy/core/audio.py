@@ -219,6 +219,7 @@ class SampleLock:
         """
         if not self.is_overdue(now):
             return None
+        assert self._crossing is None or not self._crossing.begun, "leave or part first"
         end = self._due[0][0]
         while self._due and now - self._due[0][2] > CAUGHT_UP_S:
             end = self._due.popleft()[0]

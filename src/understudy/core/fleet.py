@@ -91,12 +91,14 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A session that wants a slot of a model, now. `revision`: the newest one."""
+    """A session that wants a slot of a model, now. `revision`: the newest one; `misfits`: those
+    whose rate or latency is not the session's."""
 
     session: str
     model: str
     region: str
     revision: str = ""
+    misfits: frozenset[str] = frozenset()
     role: Role = Role.LEAD
     why: str = "connect"
 

@@ -136,7 +136,7 @@ def _retire(
     """Workers that drain, or have an older revision: stopped when empty, emptied when allowed."""
     seated = {move.target for move in moves}
     newest = {worker.id for worker in usable}
-    warming = bool(usable) and all(worker.stage is Stage.LOADING for worker in usable)
+    warming = bool(usable or pool.keep) and all(w.stage is Stage.LOADING for w in usable)
     for worker in pool.workers:
         if worker.id in newest or worker.id in seated:
             continue
@@ -147,7 +147,7 @@ def _retire(
             continue
         for session in worker.sessions if pool.drain is Drain.MOVE else ():
             if (target := seats.take(newest)) is None:
-                return
+                break
             moves.append(Move(session.id, worker.id, target))
 
 

@@ -24,6 +24,7 @@ class Wanted:
     price_per_h: float = 0.0
     boot_s: float = DEFAULT_BOOT_S  # until a load has been seen
     drain: Drain = Drain.MOVE
+    misfits: frozenset[str] = frozenset()  # revisions whose sessions cannot go on on the newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,11 @@ def pool_of(
         if role is Role.LEAD and row.region == region != worker.region:
             away.append(Away(row.id, worker.id))
     key = (wanted.model, region)
+    here = [
+        worker
+        for worker in fleet.workers
+        if (worker.model, worker.region) == key and worker.state is not WorkerState.STOPPING
+    ]
     waiting = waiting_for(fleet.sessions, seats, wanted.model, region, asker)
     return Pool(
         model=wanted.model,
@@ -105,15 +111,13 @@ def pool_of(
         boot_s=fleet.boot_s.get(wanted.model, wanted.boot_s),
         price_per_h=wanted.price_per_h,
         workers=tuple(
-            _worker(worker, seated.get(worker.id, ()))
-            for worker in fleet.workers
-            if (worker.model, worker.region) == key and worker.state is not WorkerState.STOPPING
+            _worker(worker, seated.get(worker.id, ()), wanted.misfits) for worker in here
         ),
         waiting=tuple(_session(row) for row in waiting),
         away=tuple(away),
         arrived=traffic.arrived.get(key, 0) if traffic else 0,
         ended=traffic.ended.get(key, 0) if traffic else 0,
-        drain=wanted.drain,
+        drain=Drain.FINISH if any(w.revision in wanted.misfits for w in here) else wanted.drain,
         keep=wanted.keep,
         held=held,
     )
@@ -123,9 +127,10 @@ def _session(row: SessionRow) -> Session:
     return Session(row.id, row.started_s, row.region)
 
 
-def _worker(worker: Worker, sessions: Sequence[Session]) -> PoolWorker:
+def _worker(worker: Worker, sessions: Sequence[Session], misfits: frozenset[str]) -> PoolWorker:
     ready = worker.state is WorkerState.READY
-    stage = Stage.DRAINING if worker.draining else Stage.READY if ready else Stage.LOADING
+    draining = worker.draining or worker.revision in misfits
+    stage = Stage.DRAINING if draining else Stage.READY if ready else Stage.LOADING
     since_s = worker.ready_s if ready and worker.ready_s is not None else worker.started_s
     return PoolWorker(
         worker.id,

@@ -336,6 +336,14 @@ class Card:
     def dump(self) -> dict[str, Any]:
         return asdict(self)
 
+    def can_follow(self, before: Card) -> bool:
+        """Whether a session that was opened for the one can go on on the other: at its rate,
+        within its latency."""
+        return (
+            self.sample_rate == before.sample_rate
+            and self.latency + self.frame <= before.latency + before.frame
+        )
+
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Card:
         """Raises LinkError if a field is missing, of the wrong type or out of range."""

@@ -78,7 +78,9 @@ class Edge:
         self._closing = False
         self._unwritten: dict[tuple[str, int], Interval] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.seating = Seating(store, config, self.links, self.sessions, region, clock, self._spawn)
+        self.seating = Seating(
+            store, config, self.links, self.sessions, self.cards, region, clock, self._spawn
+        )
 
     async def open(self) -> None:
         await self._refresh()

@@ -37,6 +37,7 @@ class Seating:
         config: Callable[[], Config],
         links: Mapping[str, WorkerLink],
         sessions: Mapping[str, Session],
+        cards: Mapping[tuple[str, str], wire.Card],
         region: str,
         clock: Clock,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
@@ -45,6 +46,7 @@ class Seating:
         self._config = config
         self._links = links
         self._sessions = sessions
+        self._cards = cards
         self._region = region
         self._clock = clock
         self._spawn = spawn
@@ -84,7 +86,13 @@ class Seating:
         model = session.cast[role].voice.model
         spec = self._config().models.get(model)
         why = "connect" if session.state in (State.WAITING, State.LEAVING) else "crash"
-        request = Request(session.id, model, self._region, spec.revision if spec else "", role, why)
+        revision = spec.revision if spec else ""
+        misfits = frozenset(
+            of
+            for (name, of), card in self._cards.items()
+            if name == model and not session.lock.fits(card)
+        )
+        request = Request(session.id, model, self._region, revision, misfits, role, why)
         placement = await self._store.place(request)
         if placement is None:
             return None
@@ -160,9 +168,10 @@ class Seating:
         workers = [worker for worker in self.fleet.workers if worker.model == model]
         ready = [worker for worker in workers if worker.state is WorkerState.READY]
         loading = [worker for worker in workers if worker.state is WorkerState.LOADING]
-        # Slots that are free are as good as theirs: the controller is about to hand them out.
-        coming = [w for w in ready if not w.draining for _ in range(w.slots - w.taken)]
-        coming += [worker for worker in loading for _ in range(worker.slots)]
+        # The controller is about to hand the free slots out: nothing to say to the first in line.
+        free = sum(worker.slots - worker.taken for worker in ready if not worker.draining)
+        queue = queue[free:]
+        coming = [worker for worker in loading for _ in range(worker.slots)]
         full = self._is_full(model, config)
         ready_slots = sum(worker.slots for worker in ready)
         spec = config.models.get(model)

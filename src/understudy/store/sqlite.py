@@ -285,12 +285,16 @@ def _place(db: sqlite3.Connection, request: Request) -> Placement | None:
     row = _live(db, request.session)
     if row is None:
         return None  # it ended while it waited
+    if request.model != (row.model if request.role is Role.LEAD else row.understudy):
+        return None
     seats = _seats(db, request.session)
     for seat in reversed(seats):
         if seat.role is request.role:
             return Placement(seat.worker, seat.slot)
     fleet = _fleet(db, "model = ?", (request.model,))
-    wanted = Wanted(request.model, request.revision, slots=1)
+    # A session that moves goes by where it goes; the slot that it leaves is taken all the same.
+    fleet = replace(fleet, workers=tuple(w for w in fleet.workers if w.taken < w.slots))
+    wanted = Wanted(request.model, request.revision, slots=1, misfits=request.misfits)
     regions = {request.region} | {worker.region for worker in fleet.workers}
     pools = [pool_of(fleet, wanted, region, asker=row) for region in sorted(regions)]
     chosen = policy.place(View(tuple(pools)), Rules(), request)
@@ -303,7 +307,7 @@ def _place(db: sqlite3.Connection, request: Request) -> Placement | None:
 
 def _move(db: sqlite3.Connection, session: str, source: str | None, target: str, why: str) -> bool:
     row = _live(db, session)
-    if row is None:
+    if row is None or source == target:
         return False
     model = db.execute("SELECT model FROM workers WHERE id = ?", (target,)).fetchone()
     if model is None or model[0] not in (row.model, row.understudy):
