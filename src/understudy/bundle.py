@@ -46,8 +46,8 @@ _SAID: Final = {
 class Bundle:
     """What voice.toml says, and the `revision` that names these very files.
 
-    `understudy`: the voice that covers for it, "none", or None: the server chooses. `load_s`: a
-    wait after the real load, in seconds, which stands for a heavier one. `path`: the folder.
+    `understudy`: the voice that covers for it, "none", or None: the server chooses. `load_s`:
+    what a load takes at the least, in seconds: it stands for a heavier one. `path`: the folder.
     """
 
     name: str

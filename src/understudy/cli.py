@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DEFAULT_URL = os.environ.get("UNDERSTUDY_URL", f"http://127.0.0.1:{DEFAULT_PORT}")
 MIN_PYTHON = (3, 11)
+STORE = "understudy.store"
 BENCHES = ("engine", "edge", "browser", "simulate", "connect", "move", "fleet")
 
 
@@ -43,8 +44,17 @@ def cli() -> None:
     """Real-time voices that never drop the line."""
 
 
-data_option = click.option(
+_data_option = click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of understudy.toml and the database."
+)
+_store_option = click.option(
+    "--store",
+    envvar="UNDERSTUDY_STORE",
+    metavar="URL",
+    expose_value=False,
+    callback=lambda context, _, url: context.meta.update({STORE: url}),
+    help="Another database than the folder's: postgresql://USER@HOST/NAME. Passwords belong into "
+    "$UNDERSTUDY_STORE or $PGPASSWORD, not on a command line.",
 )
 url_option = click.option("--url", default=DEFAULT_URL, show_default=True, help="The server.")
 voice_option = click.option("--voice", required=True, help="A name from `understudy voices`.")
@@ -53,20 +63,33 @@ param_option = click.option(
 )
 
 
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return _data_option(_store_option(command))
+
+
+def where_of(folder: Path) -> str | Path:
+    """The database: --store, or the folder's own."""
+    url: str | None = click.get_current_context().meta.get(STORE)
+    return url or folder / "understudy.db"
+
+
+def exists(where: str | Path) -> bool:
+    return isinstance(where, str) or where.exists()
+
+
 def voices_of(data: Path | None) -> Config:
     """The voices of a data folder: those of understudy.toml, and what was deployed."""
     from understudy.catalog import Catalog
-    from understudy.store.sqlite import SqliteStore
+    from understudy.store import open_store
 
     folder = data_dir(data)
     file = ConfigFile.of_data(folder)
-    path = folder / "understudy.db"
-    if not path.exists():
+    where = where_of(folder)
+    if not exists(where):
         return file.current()
 
     async def read() -> Config:
-        store = SqliteStore(path)
-        await store.open()
+        store = await open_store(where)
         try:
             catalog = Catalog(file, store)
             await catalog.refresh()
@@ -147,7 +170,15 @@ def up(host: str, port: int, data: Path | None, verbose: bool, form: str) -> Non
 
     check_listen(host, has_secret=secret is not None)
     eventloop.run(
-        serve(host, port, data_dir(data), token_check(secret), announce, private=secret is not None)
+        serve(
+            host,
+            port,
+            data_dir(data),
+            token_check(secret),
+            announce,
+            private=secret is not None,
+            where=where_of(data_dir(data)),
+        )
     )
 
 
@@ -307,14 +338,14 @@ def status(url: str, as_json: bool) -> None:
 
 def change_store(data: Path | None, work: Callable[[Store, Config, Path], Awaitable[T]]) -> T:
     """Runs something on a data folder's store, whether a server runs on it or not."""
-    from understudy.store.sqlite import SqliteStore
+    from understudy.store import open_store
 
     folder = data_dir(data)
     config = ConfigFile.of_data(folder).current()
+    where = where_of(folder)
 
     async def run() -> T:
-        store = SqliteStore(folder / "understudy.db")
-        await store.open()
+        store = await open_store(where)
         try:
             return await work(store, config, folder)
         finally:
@@ -404,15 +435,14 @@ def usage(
 ) -> None:
     """What each user heard, out of the ledger; the server may run or not."""
     from understudy import usage as ledger
-    from understudy.store.sqlite import SqliteStore
+    from understudy.store import open_store
 
-    path = data_dir(data) / "understudy.db"
-    if not path.exists():
-        raise Sentence(f"there is no ledger at {path} yet; start a server, or pass --data")
+    where = where_of(data_dir(data))
+    if not exists(where):
+        raise Sentence(f"there is no ledger at {where} yet; start a server, or pass --data")
 
     async def read() -> list[Use]:
-        store = SqliteStore(path)
-        await store.open()
+        store = await open_store(where)
         try:
             return await ledger.usage(store, user, start, end)
         finally:

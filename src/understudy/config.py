@@ -32,7 +32,7 @@ class ModelSpec:
     """A model: `engine` is "module:Class", each worker has `slots` sessions.
 
     `workers` are always on; None: workers are rented and given back as sessions come and go.
-    `load_s`: a wait after the real load, which stands for a heavier one.
+    `load_s`: a load lasts so long, the process's start included: it stands for a heavier one.
     """
 
     name: str

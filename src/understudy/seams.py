@@ -64,11 +64,21 @@ class Model(Protocol):
 
 
 class Store(Protocol):
-    """The only shared truth. Every method is one transaction; audio never comes here."""
+    """The only shared truth. Every method is one transaction; audio never comes here.
 
-    async def open(self) -> None: ...
+    While its database is away, methods raise StoreAway within seconds, and work again after.
+    """
+
+    async def open(self) -> None:
+        """Raises ConfigError if there is no such database, or none that can be used."""
+        ...
 
     async def close(self) -> None: ...
+
+    async def is_leader(self) -> bool:
+        """Whether this store's process is the one active controller, now: of all that ask, one is
+        until it closes, dies or cannot reach the database. Never raises StoreAway."""
+        ...
 
     # the fleet
 

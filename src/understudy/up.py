@@ -25,7 +25,7 @@ from understudy.edge.gate import Gate, HostCheck, is_loopback, listen
 from understudy.edge.overview import Overview
 from understudy.providers.local import LocalProvider
 from understudy.resample import SoxrResampler
-from understudy.store.sqlite import SqliteStore
+from understudy.store import open_store
 from understudy.worker.check import check
 
 log = logging.getLogger(__name__)
@@ -52,17 +52,18 @@ async def up(
     announce: Callable[[Ready], None],
     *,
     private: bool = False,
+    where: str | Path | None = None,
 ) -> None:
     """Serves until SIGINT or SIGTERM, then ends every child. Raises ConfigError.
 
-    `private`: users have to show who they are, and do not see each other.
+    `private`: users have to show who they are, and do not see each other. `where`: the store
+    if it is not the data folder's (see open_store).
     """
     config_file = ConfigFile.of_data(data)
     lock = lock_data(data)
     sock = listen(host, port)
     clock = SystemClock()
-    store = SqliteStore(data / "understudy.db")
-    await store.open()
+    store = await open_store(where or data / "understudy.db")
 
     def spec_json(model: str, revision: str) -> str:
         return json.dumps(catalog.spec(model, revision))

@@ -2,18 +2,22 @@
 
 import asyncio
 import itertools
+import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import asyncpg
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from understudy.core.errors import AlreadyLive, ConfigError
+from tests.postgres import postgres
+from understudy.core.errors import AlreadyLive, ConfigError, StoreAway
 from understudy.core.fleet import (
     Deployment,
     Placement,
@@ -26,11 +30,13 @@ from understudy.core.fleet import (
 from understudy.core.ledger import Interval, Role
 from understudy.core.wire import Card, Control
 from understudy.seams import Store
+from understudy.store import open_store
+from understudy.store.postgresql import PostgresStore
 from understudy.store.sqlite import SqliteStore
 
 T = TypeVar("T")
 
-ADAPTERS: dict[str, Callable[[Path], Store]] = {"sqlite": SqliteStore}
+ADAPTERS = ("sqlite", "postgresql")
 CARD = Card(24_000, 240, 960, 3.0, 4, {"pitch": Control(-24, 24, 0, "semitones")})
 LOADING, READY, STOPPING = WorkerState.LOADING, WorkerState.READY, WorkerState.STOPPING
 
@@ -48,12 +54,42 @@ def request(session: str, **changes: Any) -> Request:
     return replace(Request(session, "m", "sf", "r1"), **changes)
 
 
-@pytest.fixture(params=list(ADAPTERS))
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    store = ADAPTERS[request.param](tmp_path / "test.db")
-    await store.open()
+@pytest.fixture(params=ADAPTERS)
+async def where(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str | Path]:
+    """A database that nobody else has."""
+    if request.param == "sqlite":
+        yield tmp_path / "test.db"
+    else:
+        name = await with_tables()
+        yield postgres().url(name)
+        await postgres().drop(name)
+
+
+@pytest.fixture
+async def store(where: str | Path) -> AsyncIterator[Store]:
+    store = await open_store(where)
     yield store
     await store.close()
+
+
+@pytest.fixture
+async def other(where: str | Path) -> AsyncIterator[Store]:
+    """Another process's, on the same database."""
+    other = await open_store(where)
+    yield other
+    await other.close()
+
+
+TEMPLATES: list[str] = []
+
+
+async def with_tables() -> str:
+    """A new database on the server, as if a store had been there."""
+    if not TEMPLATES:
+        name = await postgres().create()
+        await (await open_store(postgres().url(name))).close()
+        TEMPLATES.append(name)
+    return await postgres().create(TEMPLATES[0])
 
 
 async def up(store: Store, *names: str, **changes: Any) -> None:
@@ -91,6 +127,36 @@ async def test_a_user_has_one_live_stream(store: Store) -> None:
     await store.end("s1", "stopped", 160.0)
     await store.begin(row("s2", "alice"))
     assert {s.id for s in (await store.look()).sessions} == {"s2", "s3"}
+
+
+async def test_one_of_those_who_come_as_one_user_at_once_is_let_in(
+    store: Store, other: Store
+) -> None:
+    for number in range(10):
+        user = f"user {number}"
+        names = [f"{user}, {place}" for place in range(4)]
+        asked = [
+            one.begin(row(name, user)) for one, name in zip((store, other) * 2, names, strict=True)
+        ]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        (live,) = [name for name, answer in zip(names, answers, strict=True) if answer is None]
+        refused = [answer for answer in answers if isinstance(answer, AlreadyLive)]
+        assert [answer.session for answer in refused] == [live] * 3
+
+
+async def test_what_is_said_twice_is_done_once(store: Store) -> None:
+    """Whoever lost a connection cannot know whether it was heard, and says it again."""
+    deployment = Deployment("m", "r1", 10.0, "{}")
+    for _ in range(2):
+        await store.rent(worker("w"))
+        await store.begin(row("s", "alice"))
+        await store.deploy(deployment)
+    fleet = await store.look()
+    assert (fleet.workers, fleet.sessions) == ((worker("w"),), (row("s", "alice"),))
+    assert list(await store.deployments()) == [deployment]
+    await store.ready("w", 60.0)
+    await store.rent(worker("w"))  # very late: it is not loading any more
+    assert [w.state for w in (await store.look()).workers] == [READY]
 
 
 async def test_the_first_end_counts(store: Store) -> None:
@@ -291,13 +357,16 @@ async def test_only_ones_own_seat_is_released(store: Store) -> None:
     assert await seats(store) == [("t", "w", 1)]
 
 
-async def test_racing_sessions_never_share_a_slot(store: Store) -> None:
+async def test_racing_sessions_never_share_a_slot(store: Store, other: Store) -> None:
     names = [f"s{k:02}" for k in range(20)]
     await up(store, "a", slots=2)
     await up(store, "b", slots=3)
     await asyncio.gather(*(store.begin(row(name)) for name in names))
-    asked = [store.place(request(name)) for name in names for _ in range(2)]
-    moved = [store.move(name, None, "b", "lead ready") for name in reversed(names)]
+    asked = [one.place(request(name)) for name in names for one in (store, other)]
+    moved = [
+        one.move(name, None, "b", "lead ready")
+        for name, one in zip(reversed(names), (store, other) * 10, strict=True)
+    ]
     await asyncio.gather(*asked, *moved)
     taken = [(s.worker, s.slot) for s in (await store.look()).seats]
     assert sorted(taken) == [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2)]
@@ -495,13 +564,21 @@ async def test_what_was_heard_in_all_is_summed_by_role(store: Store) -> None:
     assert await store.heard(200.0) == {Role.LEAD: 0.5, Role.UNDERSTUDY: 0.5}
 
 
-# --- Files ---
+async def test_many_intervals_are_written_in_one_go(store: Store) -> None:
+    await store.meter([interval("warm", 0, 1, 1.0)])
+    many = [interval(f"s{k:03}", k % 3, k + 1, 100.0 + k) for k in range(1000)]
+    started_s = time.perf_counter()
+    await store.meter(many)
+    assert time.perf_counter() - started_s < 1.0  # a tenth of that, where nothing else runs
+    assert await store.ledger(from_s=100.0) == many
 
 
-async def test_what_is_written_survives_a_reopening(tmp_path: Path) -> None:
+# --- Opening ---
+
+
+async def test_what_is_written_survives_a_reopening(where: str | Path) -> None:
     for expected in (0, 1):
-        store = SqliteStore(tmp_path / "test.db")
-        await store.open()
+        store = await open_store(where)
         fleet = await store.look()
         assert (len(fleet.workers), len(fleet.sessions), len(fleet.seats)) == (expected,) * 3
         if not expected:
@@ -585,6 +662,234 @@ async def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_store_that_there_is_no_driver_for_is_refused_with_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="postgresql://"):
+        await open_store("mysql://root:hunter2@localhost/understudy")
+
+
+# --- A server: PostgreSQL ---
+
+CALL_S = 1.0  # how long calls may take here
+
+
+@pytest.fixture
+async def empty() -> AsyncIterator[str]:
+    """A database without tables."""
+    name = await postgres().create()
+    yield name
+    await postgres().drop(name)
+
+
+@pytest.fixture
+async def away(empty: str) -> AsyncIterator[PostgresStore]:
+    """A store whose server the test may stop; it gives up soon."""
+    store = PostgresStore(postgres().url(empty), call_s=CALL_S)
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def cut_off(database: str) -> None:
+    """Ends all connections to a database, as an operator or a failing proxy would."""
+    await postgres().run(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        f" WHERE datname = '{database}' AND pid != pg_backend_pid()"
+    )
+
+
+async def test_processes_that_start_at_once_on_an_empty_database_all_do(empty: str) -> None:
+    stores = await asyncio.gather(*(open_store(postgres().url(empty)) for _ in range(4)))
+    await stores[0].begin(row("s"))
+    assert [len((await store.look()).sessions) for store in stores] == [1, 1, 1, 1]
+    for store in stores:
+        await store.close()
+
+
+async def test_the_search_path_says_which_schema(empty: str) -> None:
+    url = postgres().url(empty)
+    with pytest.raises(ConfigError, match="search_path"):
+        await open_store(f"{url}&search_path=a")
+    await postgres().run("CREATE SCHEMA a", "CREATE SCHEMA b", database=empty)
+    stores = [await open_store(f"{url}&search_path={schema}") for schema in "ab"]
+    await stores[0].begin(row("s"))
+    assert [len((await store.look()).sessions) for store in stores] == [1, 0]
+    assert [await store.is_leader() for store in stores] == [True, True]
+    for store in stores:
+        await store.close()
+
+
+async def test_a_database_that_is_not_ours_is_refused(empty: str) -> None:
+    url = postgres().url(empty)
+    await postgres().run("CREATE TABLE sessions (id TEXT)", database=empty)
+    with pytest.raises(ConfigError, match="other tables"):
+        await open_store(url)
+    await postgres().run("DROP TABLE sessions", database=empty)
+    await (await open_store(url)).close()
+    await postgres().run("UPDATE understudy_version SET version = 99", database=empty)
+    with pytest.raises(ConfigError, match="newer"):
+        await open_store(url)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("/test", "/no_such_database_test"), "does not exist"),
+        (("//understudy", "//locked:hunter2"), "password"),
+        (("?host=", "?host=/no/such/folder"), "No such file"),
+        (("@/", "@localhost:1/"), "refused|Connect call failed"),
+        (("//understudy@", "//understudy:hunter2@h@st"), "cannot be read"),
+        (("//understudy@", "//understudy:hunter2/hunter2@"), "cannot be read"),
+        (("//understudy@", "//understudy:hunter2#hunter2@"), "cannot be read"),
+        (("//understudy@", "//understudy:hunter2@host:hunter2"), "cannot be read"),
+        (("?host=", "?sslmode=hunter2&host="), "options"),
+    ],
+)
+async def test_a_wrong_url_is_refused_with_a_sentence_without_its_password(
+    empty: str,
+    change: tuple[str, str],
+    words: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await postgres().run(
+        "DROP ROLE IF EXISTS locked", "CREATE ROLE locked LOGIN PASSWORD 'another'"
+    )
+    url = postgres().url(empty).replace(*change)
+    if change[0] == "@/":
+        url = url.partition("?")[0]
+    with caplog.at_level(logging.DEBUG), pytest.raises(ConfigError, match=words) as caught:
+        await open_store(url)
+    assert "\n" not in caught.value.message
+    assert "hunter2" not in f"{caught.value!r} {caught.value.__context__!r} {caplog.text}"
+
+
+async def test_while_the_server_is_away_calls_fail_and_then_they_work(
+    away: PostgresStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await up(away, "w", slots=8)
+    await come(away, "s1", "s2")
+    assert await away.is_leader()
+    postgres().stop()
+    try:
+        started_s = time.monotonic()
+        calls = [
+            away.look(), away.place(request("s1")), away.begin(row("s3")), away.end("s2", "x", 1.0),
+            *(away.meter([interval("s1", k, 1, 100.0)]) for k in range(20)),
+        ]  # fmt: skip
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {StoreAway}
+        assert time.monotonic() - started_s < 2 * CALL_S
+        assert not await away.is_leader()
+        assert len([r for r in caplog.records if "is away" in r.message]) == 1
+    finally:
+        postgres().start()
+    assert await away.place(request("s1")) == Placement("w", 0)
+    assert await away.is_leader()
+    await away.meter([interval("s1", 0, 1, 100.0)])
+    assert len((await away.look()).sessions) == 2
+    assert "is back" in caplog.text
+
+
+async def test_a_restart_within_a_calls_time_is_not_noticed(away: PostgresStore) -> None:
+    await up(away, "w")
+    await come(away, "s")
+    postgres().stop()
+    call = asyncio.create_task(away.place(request("s")))
+    await asyncio.sleep(0.1)
+    postgres().start()
+    assert await call == Placement("w", 0)
+
+
+async def test_a_connection_that_is_cut_off_is_not_noticed(away: PostgresStore, empty: str) -> None:
+    await up(away, "w")
+    for number in range(10):
+        name = f"s{number}"
+        await come(away, name)
+        calls = [away.place(request(name)), away.place(request(name)), away.look(), cut_off(empty)]
+        first, second, *_ = await asyncio.gather(*calls)
+        assert first == second == Placement("w", 0)
+        await away.end(name, "stopped", 1.0)
+
+
+async def test_a_server_that_hangs_is_given_up_in_time(away: PostgresStore) -> None:
+    await up(away, "w")
+    assert await away.is_leader()
+    processes = postgres().processes()
+    for process in processes:
+        process.suspend()
+    try:
+        for _ in range(2):  # the second has no connection left, and gets none
+            started_s = time.monotonic()
+            calls = [away.look(), away.ready("w", 1.0), away.retire("w"), away.heard(0.0)] * 2
+            answers = await asyncio.gather(*calls, away.is_leader(), return_exceptions=True)
+            assert {type(answer) for answer in answers[:-1]} == {StoreAway}
+            assert answers[-1] is False
+            assert time.monotonic() - started_s < 2 * CALL_S
+    finally:
+        for process in processes:
+            process.resume()
+    assert len((await away.look()).workers) == 1
+    assert await away.is_leader()
+
+
+async def test_a_call_that_is_given_up_by_its_caller_leaves_nothing_open(
+    away: PostgresStore, empty: str
+) -> None:
+    await up(away, "w", slots=8)
+    names = [f"s{k}" for k in range(40)]
+    await come(away, *names)
+    for number, name in enumerate(names):
+        call = asyncio.create_task(away.place(request(name)))
+        await asyncio.sleep(number * 1e-4)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    fleet = await away.look()
+    assert [w.taken for w in fleet.workers] == [len(fleet.seats)]
+    assert await away.retire("w") is (len(fleet.seats) == 0)
+
+
+# --- Leading ---
+
+
+async def test_whoever_is_alone_leads(store: Store) -> None:
+    assert await store.is_leader()
+    assert await store.is_leader()
+
+
+async def leads(*stores: Store) -> list[bool]:
+    return [await store.is_leader() for store in stores]
+
+
+async def test_of_those_on_one_database_one_leads(empty: str) -> None:
+    one, two, three = [await open_store(postgres().url(empty)) for _ in range(3)]
+    assert await leads(one, two, three) == [True, False, False]
+    assert await leads(three, two, one) == [False, False, True]
+    await one.close()
+    assert await leads(three, two) == [True, False]
+    await cut_off(empty)
+    assert await leads(two, three) == [True, False]  # who asks first
+    assert await leads(three, two, three, two) == [False, True, False, True]
+    postgres().stop()
+    postgres().start()
+    assert (await leads(three, two)).count(True) <= 1
+    assert (await leads(three, two)).count(True) == 1
+    for store in (two, three):
+        await store.close()
+
+
+async def test_a_leader_that_does_not_ask_is_replaced_only_if_it_is_gone(empty: str) -> None:
+    one, two = [await open_store(postgres().url(empty)) for _ in range(2)]
+    assert await one.is_leader()
+    await asyncio.gather(*(two.look() for _ in range(20)))
+    assert await leads(two, two) == [False, False]
+    db = await asyncpg.connect(postgres().url(empty))
+    locks = await db.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    await db.close()
+    assert locks == 1
+    await one.close()
+    assert await two.is_leader()
+    await two.close()
+
+
 # --- Any run of calls, beside a model of what they mean ---
 
 USERS = st.integers(0, 5)
@@ -599,8 +904,9 @@ class Runs(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.store = ADAPTERS[self.adapter](Path(":memory:"))
-        self.run(self.store.open())
+        self.database = self.run(with_tables()) if self.adapter == "postgresql" else ""
+        where = postgres().url(self.database) if self.database else ":memory:"
+        self.store = self.run(open_store(where))
         self.rows: dict[str, SessionRow] = {}  # all there ever were
         self.live: dict[str, SessionRow] = {}
         self.workers: dict[str, Worker] = {}
@@ -610,6 +916,8 @@ class Runs(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.run(self.store.close())
+        if self.database:
+            self.run(postgres().drop(self.database))
         self.runner.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -802,5 +1110,11 @@ class Runs(RuleBasedStateMachine):
             assert there.model == model
 
 
+class RunsOnPostgres(Runs):
+    adapter = "postgresql"
+
+
 Runs.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+RunsOnPostgres.TestCase.settings = settings(Runs.TestCase.settings, max_examples=20)
 TestRunsOnSqlite = Runs.TestCase
+TestRunsOnPostgres = RunsOnPostgres.TestCase

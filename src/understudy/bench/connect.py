@@ -13,7 +13,8 @@ with what `understudy convert` makes of what was said, to the sample.
   both. from_connect_ms counts from before the TCP connect.
 
 Warm: nodes x slots of a rented model (load_s after its real load), held up by users who go on
-speaking meanwhile, so each connect finds free slots on a busy node. From zero: no GPU is up, and
+speaking meanwhile, so each connect finds free slots on a busy node. What the connects do to those
+users is told by the longest time that each of them heard nothing. From zero: no GPU is up, and
 the model was never rented before; the understudy performs first. lead_after_load_ms is the time
 from before the connect to the `live` of the lead, less the declared load_s; it holds the order, the
 start of the worker's process with its imports, its real load, and the take-over. order_ms,
@@ -47,6 +48,7 @@ from understudy.bench.server import (
     figure,
     handover,
     load_average,
+    loud,
     serving,
     spread_ms,
 )
@@ -59,7 +61,6 @@ FIRST_OUTPUT_MS: Final = 100.0
 LEAD_MS: Final = 500.0
 SAY_S: Final = 0.4
 CUTS: Final = 10
-LOUD: Final = 1500  # of 32767: how speech begins
 SPEECH_S: Final = 60.0
 CHUNK_MS: Final = CHUNK / RATE_HZ * 1e3
 VOICE: Final = "star"
@@ -112,7 +113,7 @@ class Effort:
 
 
 FULL: Final = Effort(4, 4, 10.0, holders=13, sequential=100, bursts=20, from_zero=12)
-QUICK: Final = Effort(2, 3, 0.2, holders=4, sequential=2, bursts=1, from_zero=1)
+QUICK: Final = Effort(2, 3, 0.2, holders=4, sequential=1, bursts=1, from_zero=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +177,18 @@ def run(
     zero_config = CONFIG.format(nodes=effort.nodes) + "".join(_rented(n, effort) for n in names)
     speech = load_pcm(audio, RATE_HZ, SPEECH_S)
     with serving(warm_config) as server:
-        connects = eventloop.run(_warm(server, audio, speech, effort, say))
+        connects, beside = eventloop.run(_warm(server, audio, speech, effort, say))
     with serving(zero_config) as server:
         zeros = eventloop.run(_from_zero(server, names, speech, effort, say))
     warm, zero = _sum_up(connects), _sum_up([zero.first for zero in zeros])
+    warm |= {
+        "beyond_ms_one_at_a_time": spread_ms(c.beyond_s for c in connects[: effort.sequential]),
+        "beyond_ms_in_bursts": spread_ms(c.beyond_s for c in connects[effort.sequential :]),
+        "users_beside": {
+            "longest_gap_ms": spread_ms(one.longest_gap_s for one in beside),
+            "silent_ms": round(sum(one.silent_s for one in beside) * 1e3, 3),
+        },
+    }
     zero |= {
         "at_once": 1,
         "lead_after_load_ms": spread_ms(zero.lead_s - effort.load_s for zero in zeros),
@@ -189,8 +198,9 @@ def run(
         "given_back_ms": spread_ms(zero.given_back_s for zero in zeros),
     }
     figures = [*_figures("warm", warm, "lead"), *_figures("from zero", zero, "understudy")]
-    lead = zero["lead_after_load_ms"]
+    lead, gaps = zero["lead_after_load_ms"], warm["users_beside"]["longest_gap_ms"]
     figures += [
+        figure("warm: longest gap in the audio of users beside", gaps["max"], "ms"),
         figure("from zero: lead after load time, p50", lead["p50"], "ms"),
         figure("from zero: lead after load time, p95", lead["p95"], "ms", at_most=LEAD_MS),
         figure("from zero: lead after load time, max", lead["max"], "ms"),
@@ -270,17 +280,12 @@ def _cuts(speech: Pcm, config: Config, voice: str) -> list[Cut]:
     samples = round(SAY_S * RATE_HZ) // CHUNK * CHUNK
     cuts: list[Cut] = []
     while len(cuts) < CUTS:
-        at = _loud(speech, places.randrange(len(speech) // 2))
+        at = loud(speech, places.randrange(len(speech) // 2))
         said = speech[at : at + samples]
         answer = convert_pcm(said, RATE_HZ, config, voice)
         if len(said) == samples and answer[0]:
             cuts.append(Cut(said, answer))
     return cuts
-
-
-def _loud(speech: Pcm, at: int) -> int:
-    """The first loud sample from there on."""
-    return at + int(np.flatnonzero(np.abs(speech[at:].astype(np.int32)) > LOUD)[0])
 
 
 async def _connect(client: Client, voice: str, user: str, cut: Cut) -> Connect:
@@ -309,9 +314,17 @@ def _measured(speaker: Speaker, began_s: float, identical: bool) -> Connect:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a user heard who went on speaking meanwhile."""
+
+    longest_gap_s: float  # between two pieces of audio, which come every 20 ms
+    silent_s: float
+
+
 async def _warm(
     server: Server, audio: Path | None, speech: Pcm, effort: Effort, say: Say
-) -> list[Connect]:
+) -> tuple[list[Connect], list[Beside]]:
     client, pauses = Client(server.url), random.Random(5)
     cuts = _cuts(speech, ConfigFile(server.config).current(), VOICE)
     await server.knows(VOICE)
@@ -333,6 +346,7 @@ async def _warm(
         for holder in holders:
             await holder.until_live("lead")
         await server.seen(lambda state: _ready(state) == effort.nodes)
+        began_s = time.perf_counter()
         for k in range(effort.sequential):
             if k % 20 == 0:
                 say(f"warm: connect {k + 1} of {effort.sequential}, one at a time")
@@ -348,7 +362,12 @@ async def _warm(
             raise RuntimeError(f"the nodes did not stay up:\n{server.log[-3000:]}")
         for holder in holders:
             await holder.stop()
-    return connects
+    return connects, [_beside(holder, began_s) for holder in holders]
+
+
+def _beside(holder: Speaker, began_s: float) -> Beside:
+    arrivals = [at_s for at_s, _ in holder.arrivals if at_s >= began_s]
+    return Beside(float(np.diff(arrivals).max()), holder.silent_s)
 
 
 def _ready(state: dict[str, Any]) -> int:
@@ -366,7 +385,7 @@ async def _from_zero(
         say(f"from zero: {k + 1} of {len(names)}")
         await server.knows(voice)
         await server.seen(lambda state: all(w["always_on"] for w in state["workers"]))
-        pcm = speech[_loud(speech, places.randrange(len(speech) // 2)) :]
+        pcm = speech[loud(speech, places.randrange(len(speech) // 2)) :]
         began_s = time.perf_counter()
         async with client.stream(voice, f"user-{k}", RATE_HZ) as stream:
             speaker = Speaker(stream, pcm)
@@ -388,7 +407,7 @@ async def _from_zero(
         assert understudy is not None
         before = convert_pcm(said, RATE_HZ, config, understudy.name)
         after = convert_pcm(said, RATE_HZ, config, voice)
-        identical = handover(heard, before, after) is not None
+        identical = handover(heard, before, after, lead.heard) is not None
         zeros.append(
             FromZero(
                 first=_measured(speaker, began_s, identical),

@@ -20,7 +20,8 @@ said: the same voice, never moved.
 Understudy to lead: users connect with no GPU up, and are heard to pass from the one voice to the
 other. Up to there it must be the understudy's stream to the sample, from 10 ms later on the lead's,
 both unmoved; the click is sought within 20 ms of the crossfade and weighed against the larger of
-the two streams' own there.
+the two streams' own there. Both voices pass on what has no pitch as it is, so a move in a pause is
+no test: users connect until enough moves were audible.
 
 Extra worker time: seconds in the model's steps (understudy_worker_busy_seconds_total), while
 sessions move less what the same streams need at rest, per move. Phases with moves and without take
@@ -49,8 +50,10 @@ import numpy as np
 from understudy import eventloop
 from understudy.bench.recordings import files, load_pcm
 from understudy.bench.server import (
+    BEFORE,
     FADE,
     RATE_HZ,
+    Handover,
     Pcm,
     Server,
     Speaker,
@@ -59,6 +62,7 @@ from understudy.bench.server import (
     figure,
     handover,
     load_average,
+    loud,
     serving,
     spread_ms,
 )
@@ -77,7 +81,6 @@ SLOTS: Final = 4
 BEAT_S: Final = 0.5  # how often workers tell what they have spent
 MOVES_PER_HOUR: Final = 2.0  # the scaling policy's, of one session
 APART: Final = 240  # samples: places that differ within 10 ms are one stretch
-BEFORE: Final = RATE_HZ // 5  # a crossfade lies so near before its `live`
 BESIDE: Final = RATE_HZ // 50
 NEAR: Final = RATE_HZ // 2  # how far a stretch may be out of place
 SHOWN: Final = 20
@@ -129,13 +132,19 @@ class Effort:
     sessions: int
     moves: int
     phases: int  # with moves, and as many without
-    covered: int  # rounds of `sessions` users who pass from the understudy to the lead
+    covered: int  # audible moves from the understudy to the lead, ...
+    rounds: int  # ... in as many rounds of `sessions` users, at most
+    rest: float  # how long phases without moves are, compared with those before
     settle_s: float  # users speak for so long before the first move
     tries: int  # of the priming alone
 
 
-FULL: Final = Effort(sessions=4, moves=200, phases=10, covered=6, settle_s=2.5, tries=9)
-QUICK: Final = Effort(sessions=2, moves=4, phases=1, covered=1, settle_s=0.5, tries=1)
+FULL: Final = Effort(
+    sessions=4, moves=200, phases=10, covered=24, rounds=20, rest=1.0, settle_s=2.5, tries=9
+)
+QUICK: Final = Effort(
+    sessions=2, moves=4, phases=1, covered=1, rounds=4, rest=0.3, settle_s=0.2, tries=1
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +176,7 @@ class Covered:
     """What was heard of a move from the understudy to the lead."""
 
     clean: bool  # the one stream, a crossfade, the other
+    is_audible: bool
     click_ratio: float | None
 
 
@@ -180,7 +190,7 @@ def run(
     say = progress or (lambda _line: None)
     effort = QUICK if quick else FULL
     before = load_average()
-    names = [f"{VOICE}{k}" for k in range(effort.covered)]
+    names = [f"{VOICE}{k}" for k in range(effort.rounds)]
     config_text = CONFIG.format(nodes=NODES, slots=SLOTS) + "".join(
         COVERED.format(name=name, slots=SLOTS, understudy="high" if k % 2 else "low")
         for k, name in enumerate(names)
@@ -190,7 +200,7 @@ def run(
         planned = eventloop.run(_planned(server, config, audio, effort, say))
         covered = eventloop.run(_covered(server, config, names, audio, effort, say))
     planned["extra"] |= {"priming": _priming(config, load_pcm(audio, RATE_HZ, 10.0), effort.tries)}
-    figures = [*_planned_figures(planned, effort), *_covered_figures(covered)]
+    figures = [*_planned_figures(planned, effort), *_covered_figures(covered, effort)]
     return {
         "benchmark": "move",
         "quick": quick,
@@ -201,6 +211,7 @@ def run(
         "planned": planned,
         "understudy_to_lead": {
             "moves": len(covered),
+            "audible": sum(one.is_audible for one in covered),
             "clean": sum(one.clean for one in covered),
             "click_ratio": _ratios([one.click_ratio for one in covered]),
         },
@@ -222,25 +233,43 @@ async def _planned(
         stack.push_async_callback(store.close)
         speakers: dict[str, Speaker] = {}  # by session
         for k in range(effort.sessions):
+            said = load_pcm(audio, RATE_HZ, SPEECH_S, first=11 * k)
             stream = await stack.enter_async_context(client.stream(VOICE, f"user-{k}", RATE_HZ))
-            speaker = Speaker(stream, load_pcm(audio, RATE_HZ, SPEECH_S, first=11 * k))
-            speakers[(await speaker.until_live("understudy")).event.session] = speaker
+            speaker = Speaker(stream, said)
+            speakers[(await speaker.until_live()).event.session] = speaker
         for speaker in speakers.values():
             await speaker.until_live("lead")
         for speaker in speakers.values():
             await speaker.until_heard(effort.settle_s)
         phases = await _phases(server, store, speakers, effort, say)
+        given_back_s = _given_back_s(server, phases)
         for speaker in speakers.values():
             await speaker.stop()
+    return {
+        "sessions": len(speakers),
+        "moves": len(phases.moves),
+        "drains": len(phases.drained),
+        **_compared(list(speakers.values()), config, say),
+        "silent_ms": round(sum(s.silent_s for s in speakers.values()) * 1e3, 3),
+        "order_to_take_over_ms": spread_ms(phases.to_take_over_s),
+        "ready_to_take_over_ms": spread_ms(phases.from_ready_s),
+        "given_back_ms": spread_ms(given_back_s),
+        "sent_late_ms": spread_ms(late_s for s in speakers.values() for late_s in s.late_s),
+        "other_moves": _other_moves(server),
+        "extra": _extra(phases, len(speakers)),
+    }
+
+
+def _compared(speakers: Sequence[Speaker], config: Config, say: Say) -> dict[str, Any]:
+    """What was heard from the first sample of the lead on, against the streams never moved."""
     counts: Counter[str] = Counter()
     clicks: list[float | None] = []
     shown: list[dict[str, Any]] = []
     errors = signal = 0.0
-    for k, speaker in enumerate(speakers.values()):
+    for k, speaker in enumerate(speakers):
         say(f"session {k + 1} of {len(speakers)}: {len(speaker.said) / 2 / RATE_HZ:.0f} s compared")
         said, heard = speaker.said_pcm, speaker.heard_pcm
         unmoved = convert_pcm(said, RATE_HZ, config, VOICE)
-        # (Before each `live`, as many samples have been heard as that.)
         lives = [told.heard for told in speaker.lives("lead")]
         found = compare(heard, unmoved, lives)
         for stretch in found:
@@ -270,9 +299,6 @@ async def _planned(
         counts["fell_back"] += sum(told.heard > first for told in speaker.lives("understudy"))
         clicks += [click_ratio(heard, (unmoved,), at - BEFORE, at + BESIDE) for at in lives[1:]]
     return {
-        "sessions": len(speakers),
-        "moves": len(phases.moves),
-        "drains": len(phases.drained),
         "takeovers_heard": len(clicks),
         "samples_compared": counts["samples"],
         "missing": counts["missing"],
@@ -282,15 +308,8 @@ async def _planned(
         "stretches": shown[:SHOWN],
         "snr_db": 10 * math.log10(signal / errors) if errors else None,
         "identical": not errors,
-        "silent_ms": round(sum(s.silent_s for s in speakers.values()) * 1e3, 3),
         "fell_back_to_understudy": counts["fell_back"],
         "click_ratio": _ratios(clicks),
-        "order_to_take_over_ms": spread_ms(phases.to_take_over_s),
-        "ready_to_take_over_ms": spread_ms(phases.from_ready_s),
-        "given_back_ms": spread_ms(_given_back_s(server, phases)),
-        "sent_late_ms": spread_ms(late_s for s in speakers.values() for late_s in s.late_s),
-        "other_moves": _other_moves(server),
-        "extra": _extra(phases, len(speakers)),
     }
 
 
@@ -302,12 +321,12 @@ def _other_moves(server: Server) -> dict[str, int]:
 
 def _given_back_s(server: Server, phases: Phases) -> list[float]:
     """How long drained workers were kept although nobody was there any more."""
-    found = []
-    for worker, empty_s in phases.drained.items():
-        returned_s = server.said_s(rf"worker {worker} is given back")
-        if returned_s is not None:
-            found.append(max(0.0, returned_s - empty_s))
-    return found
+    now_s = time.perf_counter()
+    returned = ((w, server.said_s(rf"worker {w} is given back")) for w in phases.drained)
+    return [
+        max(0.0, (now_s if at_s is None else at_s) - phases.drained[worker])
+        for worker, at_s in returned
+    ]
 
 
 async def _phases(
@@ -330,7 +349,7 @@ async def _phases(
         at_s, busy_s = await _busy(server)
         phases.moving_s += at_s - was_s
         phases.moving_busy_s += busy_s - was_busy_s
-        rest_s = phases.moving_s - phases.resting_s
+        rest_s = max(0.0, effort.rest * phases.moving_s - phases.resting_s)
         say(f"{len(phases.moves)} of {effort.moves} moves; {rest_s:.0f} s without any")
         await asyncio.sleep(rest_s)
         was_s, was_busy_s = at_s, busy_s
@@ -492,17 +511,21 @@ async def _covered(
     effort: Effort,
     say: Say,
 ) -> list[Covered]:
-    client, covered = Client(server.url), []
+    client, places = Client(server.url), random.Random(13)
+    covered: list[Covered] = []
     for number, voice in enumerate(names):
-        say(f"understudy to lead: {number + 1} of {len(names)}, {effort.sessions} users")
+        audible = sum(one.is_audible for one in covered)
+        if audible >= effort.covered:
+            break
+        say(f"understudy to lead: {audible} of {effort.covered}, {effort.sessions} users connect")
         await server.knows(voice)
         async with contextlib.AsyncExitStack() as stack:
             speakers = []
             for k in range(effort.sessions):
+                speech = load_pcm(audio, RATE_HZ, SPEECH_S, first=11 * k + 5 * number)
+                said = speech[loud(speech, places.randrange(len(speech) // 2)) :]
                 stream = client.stream(voice, f"{voice}-{k}", RATE_HZ)
-                opened = await stack.enter_async_context(stream)
-                first = 11 * k + 5 * number
-                speakers.append(Speaker(opened, load_pcm(audio, RATE_HZ, SPEECH_S, first=first)))
+                speakers.append(Speaker(await stack.enter_async_context(stream), said))
             for speaker in speakers:
                 await speaker.until_live("lead")
             for speaker in speakers:
@@ -518,12 +541,13 @@ async def _covered(
 def _heard_of(speaker: Speaker, config: Config, understudy: str, voice: str) -> Covered:
     said, heard = speaker.said_pcm, speaker.heard_pcm
     before, after = (convert_pcm(said, RATE_HZ, config, name) for name in (understudy, voice))
-    found = handover(heard, before, after)
     at = speaker.lives("lead")[0].heard
-    start, end = found or (at - BEFORE, at)
+    found = handover(heard, before, after, at)
+    fade = found if found is not None and found.is_audible else Handover(at - BEFORE, at)
     return Covered(
         found is not None,
-        click_ratio(heard, (before, after), start - BESIDE, end + BESIDE),
+        found is None or found.is_audible,
+        click_ratio(heard, (before, after), fade.start - BESIDE, fade.end + BESIDE),
     )
 
 
@@ -559,14 +583,16 @@ def _planned_figures(found: dict[str, Any], effort: Effort) -> list[dict[str, An
     ]  # fmt: skip
 
 
-def _covered_figures(covered: Sequence[Covered]) -> list[dict[str, Any]]:
+def _covered_figures(covered: Sequence[Covered], effort: Effort) -> list[dict[str, Any]]:
     worst = _ratios([one.click_ratio for one in covered])["max"] or 0.0
     clean = sum(one.clean for one in covered)
     return [
         figure("understudy to lead: moves", len(covered)),
+        figure("... audible, the voices being apart", sum(one.is_audible for one in covered),
+               at_least=effort.covered),
         figure("... right to the sample but for 10 ms", clean, at_least=len(covered)),
         figure("... sharpest bend / both unmoved, worst", worst, "ratio", at_most=1),
-    ]
+    ]  # fmt: skip
 
 
 def table(result: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NamedTuple
@@ -31,6 +32,8 @@ Pcm = NDArray[np.int16]
 RATE_HZ: Final = 24_000
 CHUNK: Final = 480  # samples: 20 ms
 FADE: Final = 240  # samples: how long a crossfade lasts
+BEFORE: Final = RATE_HZ // 5  # samples: a crossfade lies so near before its `live`
+LOUD: Final = 1500  # of 32767
 PATIENCE_S: Final = 90.0  # what does not come about within this is a fault
 LOOK_S: Final = 0.05
 STOP_S: Final = 20.0
@@ -275,8 +278,8 @@ class Speaker:
             if isinstance(told.event, wire.Live) and role in (None, told.event.role)
         ]
 
-    async def until_live(self, role: str, times: int = 1) -> Told:
-        """The n-th time that a worker has taken the role."""
+    async def until_live(self, role: str | None = None, times: int = 1) -> Told:
+        """The n-th time that a worker has taken over (in that role)."""
         await self.until(lambda: len(self.lives(role)) >= times)
         return self.lives(role)[times - 1]
 
@@ -306,17 +309,35 @@ class Speaker:
         return self.stream.usage.silent_s if self.stream.usage else 0.0
 
 
-def handover(heard: Pcm, before: Pcm, after: Pcm) -> tuple[int, int] | None:
-    """Where what was heard passes from one stream to the other: (the first sample that is not
-    `before`, the end of those that are not `after`). None if it never was the one or the other, or
-    took longer than a crossfade, or anything is missing."""
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """From one voice to another: nothing up to `start` is not the one's, nothing from `end` on is
+    not the other's. `end` comes first where both voices say the same (in a pause, say)."""
+
+    start: int
+    end: int
+
+    @property
+    def is_audible(self) -> bool:
+        return self.end > self.start
+
+
+def handover(heard: Pcm, before: Pcm, after: Pcm, live: int) -> Handover | None:
+    """How what was heard passes from one stream to the other, `live` samples into it. None if it is
+    anything else than the one, a crossfade, and the other."""
     if not len(heard) == len(before) == len(after):
         return None
     not_before, not_after = np.flatnonzero(heard != before), np.flatnonzero(heard != after)
-    if not len(not_before) or not len(not_after):
+    start = int(not_before[0]) if len(not_before) else len(heard)
+    end = int(not_after[-1]) + 1 if len(not_after) else 0
+    if start < live - BEFORE or end > live or end - start > FADE:
         return None
-    start, end = int(not_before[0]), int(not_after[-1]) + 1
-    return (start, end) if start > 0 and end < len(heard) and end - start <= FADE else None
+    return Handover(start, end)
+
+
+def loud(pcm: Pcm, at: int) -> int:
+    """The first loud sample from there on."""
+    return at + int(np.flatnonzero(np.abs(pcm[at:].astype(np.int32)) > LOUD)[0])
 
 
 # --- Their figures ---

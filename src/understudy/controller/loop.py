@@ -92,7 +92,11 @@ class Controller:
             now,
         )
         view = self._view(fleet, held)
-        plan, self._memory = policy.decide(view, self._rules(), now, self._memory)
+        # In a thread: levels that were never seen before may take a second to solve, and where
+        # this process is an edge too, audio must not wait for that.
+        plan, self._memory = await asyncio.to_thread(
+            policy.decide, view, self._rules(), now, self._memory
+        )
         self.plans(now, view, plan)
         await self._act(plan, fleet)
 

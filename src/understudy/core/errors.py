@@ -17,6 +17,7 @@ UnderstudyError
 ├── ServerError            ours
 │   ├── ModelFailed        model_failed
 │   └── Internal           internal
+│       └── StoreAway      internal, too: nothing that a client would tell apart
 ├── ConfigError            bad_config: understudy.toml or the command line
 └── LinkError              bad_link: a worker and an edge do not understand each other
 """
@@ -117,6 +118,13 @@ class ModelFailed(ServerError):
 
 class Internal(ServerError):
     code = "internal"
+
+
+class StoreAway(Internal):
+    """The database cannot be reached, or does not answer in time. What was asked may be asked
+    again: whatever of it was done already is not done twice."""
+
+    http_status = 503
 
 
 class ConfigError(UnderstudyError):

@@ -152,7 +152,7 @@ class Rules:
     def costs(self, pool: Pool, urgency: float) -> Costs:
         return Costs(
             slots=pool.slots,
-            boot_s=pool.boot_s,
+            boot_s=float(f"{pool.boot_s:.1e}"),  # as learnt it never stands still: two digits do
             patience=self.patience * urgency,
             # By best fit, the emptiest worker is half empty.
             stop_cost=self.move_cost_s * pool.slots / 2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import sys
@@ -40,6 +41,8 @@ class LocalProvider:
 
     async def start(self, node: Node) -> None:
         spec = self._spec_json(node.model, node.revision)
+        asked_at = asyncio.get_running_loop().time()  # monotonic, for every process of this machine
+        spec = json.dumps({**json.loads(spec), "asked_at": asked_at})
         secret = self._secrets[node.id] = secrets.token_hex(16)
         # One thread a worker: two cores serve many workers, and small transforms do not gain.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

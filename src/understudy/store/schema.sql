@@ -1,5 +1,5 @@
--- Version 2. Ids are unique anywhere (random), and every row of the fleet has its region, so that
--- cells can be merged later.
+-- Version 2, for SQLite and PostgreSQL. Ids are unique anywhere (random), and every row of the
+-- fleet has its region, so that cells can be merged later.
 
 CREATE TABLE cards (                    -- what a revision said of itself when last loaded
     model    TEXT NOT NULL,
@@ -12,7 +12,7 @@ CREATE TABLE cards (                    -- what a revision said of itself when l
 CREATE TABLE deployments (
     model    TEXT NOT NULL,
     revision TEXT NOT NULL,
-    at_s     REAL NOT NULL,
+    at_s     DOUBLE PRECISION NOT NULL,
     spec     TEXT NOT NULL,             -- JSON: the bundle
     failed   TEXT NOT NULL,             -- why it does not load, or ''
     PRIMARY KEY (model, at_s)
@@ -26,10 +26,10 @@ CREATE TABLE workers (
     region      TEXT NOT NULL,
     slots       INTEGER NOT NULL,
     state       TEXT NOT NULL,          -- loading, ready, stopping, gone
-    started_s   REAL NOT NULL,          -- Unix time, as all times here
-    price_per_h REAL NOT NULL,
-    ready_s     REAL,
-    stopped_s   REAL,
+    started_s   DOUBLE PRECISION NOT NULL, -- Unix time, as all times here
+    price_per_h DOUBLE PRECISION NOT NULL,
+    ready_s     DOUBLE PRECISION,
+    stopped_s   DOUBLE PRECISION,
     draining    INTEGER NOT NULL,
     reason      TEXT NOT NULL
 );
@@ -39,19 +39,19 @@ CREATE INDEX workers_that_stopped ON workers (stopped_s);
 
 CREATE TABLE sessions (
     id           TEXT PRIMARY KEY,
-    user         TEXT NOT NULL,
+    "user"       TEXT NOT NULL,
     voice        TEXT NOT NULL,
     model        TEXT NOT NULL,
     understudy   TEXT NOT NULL,
     region       TEXT NOT NULL,
     edge         TEXT NOT NULL,
-    started_s    REAL NOT NULL,
-    ended_s      REAL,
+    started_s    DOUBLE PRECISION NOT NULL,
+    ended_s      DOUBLE PRECISION,
     reason       TEXT NOT NULL
 );
 
 -- One stream a user: held by the database, whoever writes.
-CREATE UNIQUE INDEX one_stream_a_user ON sessions (user) WHERE ended_s IS NULL;
+CREATE UNIQUE INDEX one_stream_a_user ON sessions ("user") WHERE ended_s IS NULL;
 CREATE INDEX sessions_live ON sessions (started_s) WHERE ended_s IS NULL;
 CREATE INDEX sessions_of_an_edge ON sessions (edge) WHERE ended_s IS NULL;
 CREATE INDEX sessions_that_ended ON sessions (ended_s);
@@ -72,7 +72,7 @@ CREATE UNIQUE INDEX seats_of_a_session ON seats (session, turn);
 CREATE TABLE IF NOT EXISTS ledger (
     session TEXT NOT NULL,
     seq     INTEGER NOT NULL,
-    user    TEXT NOT NULL,
+    "user"  TEXT NOT NULL,
     voice   TEXT NOT NULL,
     model   TEXT NOT NULL,
     worker  TEXT NOT NULL,
@@ -80,8 +80,8 @@ CREATE TABLE IF NOT EXISTS ledger (
     role    TEXT NOT NULL,              -- lead, understudy
     rate_hz INTEGER NOT NULL,
     samples INTEGER NOT NULL,
-    at_s    REAL NOT NULL,              -- time of the last count
+    at_s    DOUBLE PRECISION NOT NULL,  -- time of the last count
     PRIMARY KEY (session, seq)
 );
 CREATE INDEX IF NOT EXISTS ledger_in_time ON ledger (at_s);
-CREATE INDEX IF NOT EXISTS ledger_of_a_user ON ledger (user, at_s);
+CREATE INDEX IF NOT EXISTS ledger_of_a_user ON ledger ("user", at_s);

@@ -107,8 +107,11 @@ class WorkerLink(WSListener):
         self._slots = Slots(model)
         self._loop.call_later(HEARTBEAT_S, self._beat)
 
-    def _beat(self) -> None:
+    def _say_stats(self) -> None:
         self.say(type="stats", steps=self._steps, busy_s=round(self._busy_s, 6))
+
+    def _beat(self) -> None:
+        self._say_stats()
         self._loop.call_later(HEARTBEAT_S, self._beat)
 
     def _wake(self) -> None:
@@ -148,6 +151,7 @@ class WorkerLink(WSListener):
 
     def leave(self) -> None:
         """The node is given back: says so, that nobody takes it for a crash, and ends."""
+        self._say_stats()
         self.say(type="leaving")
         # A load in its thread cannot be stopped; the process can.
         self._loop.call_later(GOODBYE_S, os._exit, 0)
@@ -182,7 +186,9 @@ async def run(
         model = build_model(spec["engine"], spec["slots"], spec["options"])
         # In a thread: a load may take many seconds, and the link has to stay alive meanwhile.
         await asyncio.to_thread(model.load, spec.get("device", "cpu"))
-        await clock.sleep(spec.get("load_s", 0.0))
+        # What stands for a heavier load counts from when the process was asked for.
+        waited_s = asyncio.get_running_loop().time() - spec.get("asked_at", started)
+        await clock.sleep(max(0.0, spec.get("load_s", 0.0) - waited_s))
     except Exception as error:
         log.exception("model %s does not load", spec["name"])
         link.say(type="failed", message=f"{spec['name']} does not load: {error}")

@@ -1,0 +1,91 @@
+"""seams.Store in terms of transactions: all that a database's driver adds is how one is run."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import ParamSpec, TypeVar
+
+from understudy.core.fleet import Deployment, Fleet, Placement, Request, SessionRow, Worker
+from understudy.core.ledger import Interval, Role
+from understudy.core.wire import Card
+from understudy.store import transactions
+from understudy.store.transactions import Kind, Transaction
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class SqlStore(ABC):
+    """seams.Store, but for `open`, `close` and `is_leader`."""
+
+    @abstractmethod
+    async def _run(
+        self, kind: Kind, work: Callable[P, Transaction[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+    async def look(self) -> Fleet:
+        return await self._run(Kind.READ, transactions.look)
+
+    async def rent(self, worker: Worker) -> None:
+        await self._run(Kind.EACH, transactions.rent, worker)
+
+    async def ready(self, worker: str, at_s: float) -> None:
+        await self._run(Kind.EACH, transactions.ready, worker, at_s)
+
+    async def drain(self, worker: str, on: bool) -> bool:
+        return await self._run(Kind.EACH, transactions.drain, worker, on)
+
+    async def retire(self, worker: str) -> bool:
+        return await self._run(Kind.WRITE, transactions.retire, worker)
+
+    async def gone(self, worker: str, at_s: float, reason: str) -> None:
+        await self._run(Kind.WRITE, transactions.gone, worker, at_s, reason)
+
+    async def history(self, from_s: float) -> tuple[Sequence[Worker], Sequence[SessionRow]]:
+        return await self._run(Kind.READ, transactions.history, from_s)
+
+    async def begin(self, row: SessionRow) -> None:
+        await self._run(Kind.EACH, transactions.begin, row)
+
+    async def place(self, request: Request) -> Placement | None:
+        return await self._run(Kind.WRITE, transactions.place, request)
+
+    async def move(self, session: str, source: str | None, target: str, why: str) -> bool:
+        return await self._run(Kind.WRITE, transactions.move, session, source, target, why)
+
+    async def release(self, session: str, worker: str, slot: int) -> None:
+        await self._run(Kind.EACH, transactions.release, session, worker, slot)
+
+    async def end(self, session: str, reason: str, at_s: float) -> None:
+        await self._run(Kind.WRITE, transactions.end, session, reason, at_s)
+
+    async def recover(self, edge: str, at_s: float) -> int:
+        return await self._run(Kind.WRITE, transactions.recover, edge, at_s)
+
+    async def save_card(self, model: str, revision: str, card: Card) -> None:
+        await self._run(Kind.EACH, transactions.save_card, model, revision, card)
+
+    async def cards(self) -> Mapping[tuple[str, str], Card]:
+        return await self._run(Kind.READ, transactions.cards)
+
+    async def deploy(self, deployment: Deployment) -> None:
+        await self._run(Kind.EACH, transactions.deploy, deployment)
+
+    async def deployments(self) -> Sequence[Deployment]:
+        return await self._run(Kind.READ, transactions.deployments)
+
+    async def fail(self, model: str, revision: str, reason: str) -> None:
+        await self._run(Kind.EACH, transactions.fail, model, revision, reason)
+
+    async def meter(self, intervals: Sequence[Interval]) -> None:
+        await self._run(Kind.EACH, transactions.meter, intervals)
+
+    async def ledger(
+        self, *, user: str | None = None, from_s: float = 0.0, to_s: float = math.inf
+    ) -> Sequence[Interval]:
+        return await self._run(Kind.READ, transactions.ledger, user, from_s, to_s)
+
+    async def heard(self, from_s: float) -> Mapping[Role, float]:
+        return await self._run(Kind.READ, transactions.heard, from_s)

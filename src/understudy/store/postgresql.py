@@ -1,0 +1,310 @@
+"""The store of a fleet: PostgreSQL, or what speaks like it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import logging
+import random
+import re
+from collections.abc import AsyncIterator, Callable
+from functools import cache
+from typing import Any, Final, ParamSpec, TypeVar
+
+import asyncpg
+
+from understudy.clock import SystemClock
+from understudy.core.errors import ConfigError, StoreAway, UnderstudyError
+from understudy.store.base import SqlStore
+from understudy.store.transactions import VERSION, Ask, Kind, Rows, Transaction, script
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CALL_S: Final = 5.0  # how long a call may take, all its tries together
+OPEN_S: Final = 60.0  # how long migrations may
+CONNECTIONS: Final = 4  # at most, beside the one that leads
+CONFLICT_S: Final = (0.002, 0.05)  # before the next try: up to this, growing to that
+AWAY_S: Final = (0.05, 0.5)
+
+_SESSION: Final = {
+    "application_name": "understudy",
+    # Who vanishes without a word leaves neither a transaction open nor the fleet without a leader.
+    "idle_in_transaction_session_timeout": "10s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
+_BEGIN: Final = {
+    Kind.READ: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+    Kind.WRITE: "BEGIN ISOLATION LEVEL SERIALIZABLE",
+}
+
+# Nobody's fault: another transaction was faster, or the tables have just been changed.
+_CONFLICT: Final = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.InvalidCachedStatementError,
+)
+# The server is not there, or not ready, or only a standby of what it should be.
+_AWAY: Final = (
+    OSError,  # TimeoutError among them
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
+
+_HOST: Final = r"(?:[^\s@:/?#,\[\]]*|\[[0-9a-fA-F:.]+\])(?::\d+)?"
+_URL: Final = re.compile(
+    rf"postgres(?:ql)?://(?:[^\s@/?#]*@)?(?P<shown>{_HOST}(?:,{_HOST})*(?:/[^\s@?#]*)?)(?:\?[^\s@#]*)?"
+)
+
+
+class PostgresStore(SqlStore):
+    """seams.Store on a PostgreSQL database, in the first schema of its `search_path`.
+
+    A call that meets another's is tried again, and so is one that loses its connection, for
+    `call_s` in all; then it raises StoreAway. The next one connects anew.
+    """
+
+    def __init__(self, url: str, *, call_s: float = CALL_S) -> None:
+        """Raises ConfigError. `url` may hold a password, so it is never shown as it is."""
+        found = _URL.fullmatch(url)
+        if found is None:
+            raise ConfigError(
+                "the database's URL cannot be read; write postgresql://USER:PASSWORD@HOST:PORT/NAME"
+                " and %40 for an @ in the password, %2F for a /, %23 for a #, %3F for a ?"
+            )
+        self._url = url
+        self._shown = found["shown"]
+        self._call_s = call_s
+        self._clock = SystemClock()
+        self._random = random.Random()
+        self._room = asyncio.Semaphore(CONNECTIONS)
+        self._idle: list[Any] = []  # connections, the last used last
+        self._away_since_s: float | None = None
+        self._leader_key = 0
+        self._leading = asyncio.Lock()
+        self._leader: Any = None  # the connection that holds the lock, or asks for it
+        self._leads = False
+
+    # opening and closing
+
+    async def open(self) -> None:
+        """Makes or migrates the tables. Raises ConfigError if the database cannot be used."""
+        try:
+            async with asyncio.timeout(OPEN_S), self._connection() as db:
+                schema = await db.fetchval("SELECT current_schema()")
+                if schema is None:
+                    raise ConfigError(
+                        f"the search_path of {self._shown} names no schema that exists; create it"
+                    )
+                self._leader_key = _key("leader", schema)
+                await _migrate(db, schema, self._shown)
+        except asyncpg.ClientConfigurationError:  # its words may hold a piece of the password
+            raise ConfigError(f"the options of the URL of {self._shown} cannot be used") from None
+        except asyncpg.DuplicateTableError as error:
+            raise ConfigError(
+                f"{self._shown} has other tables already ({error}); give Understudy a database of"
+                " its own, or a schema (?search_path=NAME)"
+            ) from None
+        except (*_AWAY, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise ConfigError(
+                f"the database {self._shown} cannot be used: {_words(error)}"
+            ) from None
+
+    async def close(self) -> None:
+        """Waits for nobody: the server rolls back what is under way."""
+        idle, self._idle = self._idle, []
+        leader, self._leader, self._leads = self._leader, None, False
+        for db in [*idle, *([leader] if leader else [])]:
+            # Asked to, the server gives the leader's lock up at once.
+            with contextlib.suppress(*_AWAY, asyncpg.InterfaceError):
+                await db.close(timeout=1.0)
+
+    async def _connect(self) -> Any:
+        return await asyncpg.connect(self._url, timeout=self._call_s, server_settings=_SESSION)
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        """A connection that nobody else uses; kept for the next one unless it may be broken."""
+        async with self._room:
+            while self._idle and self._idle[-1].is_closed():
+                self._idle.pop()
+            db = self._idle.pop() if self._idle else await self._connect()
+            sound = False
+            try:
+                yield db
+                sound = True
+            except (UnderstudyError, asyncpg.PostgresError):
+                sound = not db.is_closed() and not db.is_in_transaction()
+                raise
+            finally:
+                if sound and not db.is_closed():
+                    self._idle.append(db)
+                else:
+                    db.terminate()
+
+    # running transactions
+
+    async def _run(
+        self, kind: Kind, work: Callable[P, Transaction[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        failed: Exception | None = None
+        try:
+            async with asyncio.timeout(self._call_s):
+                for tries in itertools.count():
+                    try:
+                        async with self._connection() as db:
+                            result = await _transact(db, kind, work(*args, **kwargs))
+                    except _CONFLICT as error:
+                        failed = error
+                        await self._pause(tries, CONFLICT_S)
+                    except asyncpg.UniqueViolationError as error:
+                        if kind is not Kind.WRITE:
+                            raise
+                        failed = error  # of a row that this transaction could not see yet
+                        await self._pause(tries, CONFLICT_S)
+                    except (*_AWAY, asyncpg.InterfaceError) as error:
+                        if isinstance(error, ValueError):  # a wrong argument: a bug
+                            raise
+                        failed = error
+                        self._lost(error)
+                        await self._pause(tries, AWAY_S)
+                    else:
+                        self._found()
+                        return result
+        except TimeoutError:
+            if failed is None:
+                failed = TimeoutError(f"no answer within {self._call_s:g} s")
+                self._lost(failed)
+        raise StoreAway("the database is away, or very busy; try again in a moment") from failed
+
+    async def _pause(self, tries: int, limits_s: tuple[float, float]) -> None:
+        first_s, most_s = limits_s
+        await self._clock.sleep(
+            self._random.uniform(0.0, min(first_s * 2 ** min(tries, 10), most_s))
+        )
+
+    def _lost(self, error: BaseException) -> None:
+        idle, self._idle = self._idle, []  # broken too, most likely
+        for db in idle:
+            db.terminate()
+        if self._away_since_s is None:
+            self._away_since_s = self._clock.now()
+            log.warning("the database %s is away: %s", self._shown, _words(error))
+
+    def _found(self) -> None:
+        if self._away_since_s is not None:
+            away_s, self._away_since_s = self._clock.now() - self._away_since_s, None
+            log.warning("the database %s is back after %.1f s", self._shown, away_s)
+
+    # leading
+
+    async def is_leader(self) -> bool:
+        """A lock that the server holds for one connection; it is asked each time, so that what is
+        said is true of now."""
+        async with self._leading:
+            try:
+                async with asyncio.timeout(self._call_s):
+                    if self._leader is None:
+                        self._leader = await self._connect()
+                    ask = "SELECT true" if self._leads else "SELECT pg_try_advisory_lock($1)"
+                    values = () if self._leads else (self._leader_key,)
+                    leads = bool(await self._leader.fetchval(ask, *values))
+            except BaseException as error:
+                if self._leader is not None:
+                    self._leader.terminate()
+                self._leader = None
+                self._say_leads(False)
+                if isinstance(error, (*_AWAY, asyncpg.PostgresError, asyncpg.InterfaceError)):
+                    return False
+                raise
+            self._say_leads(leads)
+            return leads
+
+    def _say_leads(self, leads: bool) -> None:
+        if leads is not self._leads:
+            self._leads = leads
+            words = "this process leads" if leads else "this process leads no more"
+            log.info("%s (%s)", words, self._shown)
+
+
+async def _transact(db: Any, kind: Kind, transaction: Transaction[T]) -> T:
+    if kind is Kind.EACH:
+        return await _answer(db, transaction)
+    await db.execute(_BEGIN[kind])
+    try:
+        result = await _answer(db, transaction)
+    except (UnderstudyError, asyncpg.PostgresError):
+        if not db.is_closed():
+            await db.execute("ROLLBACK")
+        raise
+    await db.execute("COMMIT")
+    return result
+
+
+async def _answer(db: Any, transaction: Transaction[T]) -> T:
+    """Runs a transaction's statements to its end."""
+    rows: Rows | None = None
+    while True:
+        try:
+            # The first `send` starts the generator, which takes None only.
+            ask: Ask = next(transaction) if rows is None else transaction.send(rows)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        if ask.many:
+            await db.executemany(_numbered(ask.sql), ask.values)
+            rows = ()
+        else:
+            rows = await db.fetch(_numbered(ask.sql), *ask.values)
+
+
+@cache
+def _numbered(sql: str) -> str:
+    """`?` as PostgreSQL has it: $1, $2, ..."""
+    first, *rest = sql.split("?")
+    return first + "".join(f"${number}{text}" for number, text in enumerate(rest, 1))
+
+
+def _key(what: str, schema: str) -> int:
+    """An advisory lock's number: the server has one space of them a database, we one a schema."""
+    digest = hashlib.sha256(f"understudy {what} {schema}".encode()).digest()
+    return int.from_bytes(digest[:8], signed=True)
+
+
+def _words(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+async def _version(db: Any) -> int:
+    """Of the tables; 0: there are none."""
+    if await db.fetchval("SELECT to_regclass('understudy_version')") is None:
+        return 0
+    version: int = await db.fetchval("SELECT version FROM understudy_version")
+    return version
+
+
+async def _migrate(db: Any, schema: str, shown: str) -> None:
+    if await _version(db) == VERSION:
+        return
+    async with db.transaction(isolation="read_committed"):
+        await db.execute("SELECT pg_advisory_xact_lock($1)", _key("schema", schema))
+        version = await _version(db)  # another process may have been faster
+        if version > VERSION:
+            raise ConfigError(f"{shown} is of a newer Understudy: upgrade, or use another database")
+        if version < VERSION:  # 0: there never was an older one here
+            await db.execute(script("schema.sql"))
+            await db.execute("CREATE TABLE understudy_version (version INTEGER NOT NULL)")
+            await db.execute("INSERT INTO understudy_version VALUES ($1)", VERSION)
+            log.info("tables of version %d were made in %s, schema %s", VERSION, shown, schema)

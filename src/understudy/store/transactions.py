@@ -1,0 +1,378 @@
+"""What every store does, in SQL that SQLite and PostgreSQL both read, and without I/O.
+
+A transaction is a generator: it yields what it asks of the database and is sent the rows. A driver
+(sqlite.py, postgresql.py) runs it, if need be again from its beginning: so each one said twice
+does what it does when said once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from dataclasses import astuple, fields, replace
+from enum import Enum, auto
+from importlib import resources
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from understudy.core import policy
+from understudy.core.errors import AlreadyLive
+from understudy.core.fleet import (
+    Deployment,
+    Fleet,
+    Placement,
+    Request,
+    Seat,
+    SessionRow,
+    Worker,
+    WorkerState,
+)
+from understudy.core.ledger import Interval, Role
+from understudy.core.policy_view import Rules, View
+from understudy.core.pools import Wanted, pool_of
+from understudy.core.wire import Card
+
+T = TypeVar("T")
+
+
+class Ask(NamedTuple):
+    """A statement with `?` for its values. `many`: once for each of `values`, without rows."""
+
+    sql: str
+    values: Sequence[Any] = ()
+    many: bool = False
+
+
+Rows: TypeAlias = Sequence[Sequence[Any]]
+Transaction: TypeAlias = Generator[Ask, Rows, T]
+
+
+class Kind(Enum):
+    """What a transaction needs of its database."""
+
+    READ = auto()  # one instant; nothing is written
+    WRITE = auto()  # as if nobody else were there
+    EACH = auto()  # nothing holds between its statements: each may be a transaction of its own
+
+
+VERSION: Final = 2
+BOOTS: Final = 5  # so many of the last loads are averaged
+
+
+def script(name: str) -> str:
+    return resources.files("understudy.store").joinpath(name).read_text()
+
+
+def _columns(record: type, *without: str) -> str:
+    # Quoted: to PostgreSQL, `user` is something else.
+    return ", ".join(f'"{field.name}"' for field in fields(record) if field.name not in without)
+
+
+def _insert(table: str, record: type, *without: str) -> str:
+    columns = _columns(record, *without)
+    marks = ", ".join("?" * len(columns.split(", ")))
+    return f"INSERT INTO {table} ({columns}) VALUES ({marks})"
+
+
+_SESSION: Final = _columns(SessionRow)
+_SEAT: Final = _columns(Seat)
+_LEDGER: Final = _columns(Interval)
+_DEPLOYMENT: Final = _columns(Deployment)
+_ledger_row: Final = attrgetter(*(field.name for field in fields(Interval)))
+_rented: Final = attrgetter(*(field.name for field in fields(Worker) if field.name != "taken"))
+_WORKER: Final = """id, model, revision, region, slots, state, started_s, price_per_h, ready_s,
+    stopped_s, draining, (SELECT count(*) FROM seats WHERE worker = workers.id), reason"""
+
+
+def _seat(row: Sequence[Any]) -> Seat:
+    session, worker, slot, role, turn, why = row
+    return Seat(session, worker, slot, Role(role), turn, why)
+
+
+def _worker(row: Sequence[Any]) -> Worker:
+    worker = Worker(*row)
+    return replace(worker, state=WorkerState(worker.state), draining=bool(worker.draining))
+
+
+# The fleet
+
+
+def look() -> Transaction[Fleet]:
+    fleet = yield from _fleet("1 = 1", ())
+    boots = yield Ask(
+        "SELECT model, (SELECT avg(boot_s) FROM (SELECT ready_s - started_s AS boot_s FROM workers"
+        " WHERE workers.model = known.model AND ready_s IS NOT NULL"
+        f" ORDER BY ready_s DESC LIMIT {BOOTS}) AS loads)"
+        " FROM (SELECT DISTINCT model FROM cards) AS known"
+    )
+    return replace(fleet, boot_s={model: boot_s for model, boot_s in boots if boot_s is not None})
+
+
+def _fleet(which: str, values: tuple[str, ...]) -> Transaction[Fleet]:
+    """The workers, and the sessions that have or want them, for which a condition on `model` (of
+    workers, and so of sessions' models or understudies) holds."""
+    workers = yield Ask(
+        f"SELECT {_WORKER} FROM workers WHERE state != 'gone' AND {which} ORDER BY started_s, id",
+        values,
+    )
+    wants = f"ended_s IS NULL AND ({which} OR {which.replace('model', 'understudy')})"
+    sessions = yield Ask(
+        f"SELECT {_SESSION} FROM sessions WHERE {wants} ORDER BY started_s, id", values * 2
+    )
+    seats = yield Ask(
+        f"SELECT {_SEAT} FROM seats WHERE session IN (SELECT id FROM sessions WHERE {wants})"
+        " ORDER BY turn",
+        values * 2,
+    )
+    return Fleet(
+        tuple(_worker(row) for row in workers),
+        tuple(SessionRow(*row) for row in sessions),
+        tuple(_seat(row) for row in seats),
+    )
+
+
+def rent(worker: Worker) -> Transaction[None]:
+    yield Ask(
+        f"{_insert('workers', Worker, 'taken')} ON CONFLICT (id) DO NOTHING",
+        (*_rented(worker)[:-2], int(worker.draining), worker.reason),
+    )
+
+
+def ready(worker: str, at_s: float) -> Transaction[None]:
+    yield Ask(
+        "UPDATE workers SET state = 'ready', ready_s = ? WHERE id = ? AND state = 'loading'",
+        (at_s, worker),
+    )
+
+
+def drain(worker: str, on: bool) -> Transaction[bool]:
+    found = yield Ask(
+        "UPDATE workers SET draining = ? WHERE id = ? AND state != 'gone' RETURNING id",
+        (int(on), worker),
+    )
+    return bool(found)
+
+
+def retire(worker: str) -> Transaction[bool]:
+    found = yield Ask(
+        "UPDATE workers SET state = 'stopping' WHERE id = ? AND state != 'gone'"
+        " AND NOT EXISTS (SELECT 1 FROM seats WHERE worker = workers.id) RETURNING id",
+        (worker,),
+    )
+    return bool(found)
+
+
+def gone(worker: str, at_s: float, reason: str) -> Transaction[None]:
+    yield Ask(
+        "UPDATE workers SET state = 'gone', stopped_s = ?, reason = ?"
+        " WHERE id = ? AND state != 'gone'",
+        (at_s, reason, worker),
+    )
+    yield Ask("DELETE FROM seats WHERE worker = ?", (worker,))
+
+
+def history(from_s: float) -> Transaction[tuple[list[Worker], list[SessionRow]]]:
+    workers = yield Ask(
+        f"SELECT {_WORKER} FROM workers WHERE stopped_s IS NULL OR stopped_s > ?", (from_s,)
+    )
+    sessions = yield Ask(
+        f"SELECT {_SESSION} FROM sessions WHERE ended_s IS NULL OR ended_s > ? ORDER BY started_s",
+        (from_s,),
+    )
+    return [_worker(row) for row in workers], [SessionRow(*row) for row in sessions]
+
+
+# Sessions and their seats
+
+
+def begin(row: SessionRow) -> Transaction[None]:
+    while True:
+        begun = yield Ask(
+            f"{_insert('sessions', SessionRow)}"
+            ' ON CONFLICT ("user") WHERE ended_s IS NULL DO NOTHING RETURNING id',
+            astuple(row),
+        )
+        if begun:
+            return
+        live = yield Ask(
+            'SELECT id FROM sessions WHERE "user" = ? AND ended_s IS NULL', (row.user,)
+        )
+        if live and live[0][0] == row.id:
+            return
+        if live:
+            raise AlreadyLive(row.user, live[0][0])
+        # It ended between the two.
+
+
+def place(request: Request) -> Transaction[Placement | None]:
+    fleet = yield from _fleet("model = ?", (request.model,))
+    row = next((row for row in fleet.sessions if row.id == request.session), None)
+    if row is None:
+        return None  # it ended while it waited
+    if request.model != (row.model if request.role is Role.LEAD else row.understudy):
+        return None
+    seats = [seat for seat in fleet.seats if seat.session == row.id]
+    for seat in reversed(seats):
+        if seat.role is request.role:
+            return Placement(seat.worker, seat.slot)
+    # A session that moves goes by where it goes; the slot that it leaves is taken all the same.
+    free = replace(fleet, workers=tuple(w for w in fleet.workers if w.taken < w.slots))
+    wanted = Wanted(request.model, request.revision, slots=1, misfits=request.misfits)
+    regions = {request.region} | {worker.region for worker in free.workers}
+    pools = [pool_of(free, wanted, region, asker=row) for region in sorted(regions)]
+    chosen = policy.place(View(tuple(pools)), Rules(), request)
+    worker = next((worker for worker in free.workers if worker.id == chosen), None)
+    slot = _free_slot(worker, fleet.seats)
+    if worker is None or slot is None:
+        return None
+    yield _sit(row.id, worker.id, slot, request.role, seats, request.why)
+    return Placement(worker.id, slot)
+
+
+def move(session: str, source: str | None, target: str, why: str) -> Transaction[bool]:
+    rows = yield Ask(
+        f"SELECT {_SESSION} FROM sessions WHERE id = ? AND ended_s IS NULL", (session,)
+    )
+    workers = yield Ask(f"SELECT {_WORKER} FROM workers WHERE id = ?", (target,))
+    if not rows or not workers or source == target:
+        return False
+    row, worker = SessionRow(*rows[0]), _worker(workers[0])
+    if worker.model not in (row.model, row.understudy):
+        return False
+    found = yield Ask(
+        f"SELECT {_SEAT} FROM seats WHERE session = ? OR worker = ? ORDER BY turn",
+        (session, target),
+    )
+    there = [_seat(seat) for seat in found]
+    seats = [seat for seat in there if seat.session == session]
+    role = Role.LEAD if worker.model == row.model else Role.UNDERSTUDY
+    before = [seat.worker for seat in seats if seat.role is role]
+    if (before[-1] if before else None) != source:
+        return False
+    if role is Role.UNDERSTUDY and any(seat.role is Role.LEAD for seat in seats):
+        return False
+    slot = _free_slot(worker, there)
+    if slot is None:
+        return False
+    yield _sit(session, target, slot, role, seats, why)
+    return True
+
+
+def _free_slot(worker: Worker | None, seats: Sequence[Seat]) -> int | None:
+    """The lowest one, if the worker takes anybody."""
+    if worker is None or worker.state is not WorkerState.READY or worker.draining:
+        return None
+    taken = {seat.slot for seat in seats if seat.worker == worker.id}
+    return next((slot for slot in range(worker.slots) if slot not in taken), None)
+
+
+def _sit(session: str, worker: str, slot: int, role: Role, seats: Sequence[Seat], why: str) -> Ask:
+    """`seats`: those that the session has."""
+    turn = seats[-1].turn + 1 if seats else 0
+    return Ask(_insert("seats", Seat), (session, worker, slot, role, turn, why))
+
+
+def release(session: str, worker: str, slot: int) -> Transaction[None]:
+    yield Ask(
+        "DELETE FROM seats WHERE session = ? AND worker = ? AND slot = ?", (session, worker, slot)
+    )
+
+
+def end(session: str, reason: str, at_s: float) -> Transaction[None]:
+    yield Ask(
+        "UPDATE sessions SET ended_s = ?, reason = ? WHERE id = ? AND ended_s IS NULL",
+        (at_s, reason, session),
+    )
+    yield Ask("DELETE FROM seats WHERE session = ?", (session,))
+
+
+def recover(edge: str, at_s: float) -> Transaction[int]:
+    # Nobody knows when it was; what was last heard of them is the honest guess.
+    workers = yield Ask(
+        "SELECT coalesce((SELECT max(at_s) FROM ledger WHERE worker = workers.id), ready_s,"
+        " started_s), id FROM workers WHERE state != 'gone'"
+    )
+    yield Ask(
+        "UPDATE workers SET state = 'gone', reason = 'edge restarted', stopped_s = ? WHERE id = ?",
+        [(min(at_s, heard_s), worker) for heard_s, worker in workers],
+        many=True,
+    )
+    sessions = yield Ask(
+        "SELECT coalesce((SELECT max(at_s) FROM ledger WHERE session = sessions.id), started_s), id"
+        " FROM sessions WHERE edge = ? AND ended_s IS NULL",
+        (edge,),
+    )
+    yield Ask(
+        "UPDATE sessions SET reason = 'edge_lost', ended_s = ? WHERE id = ?",
+        [(min(at_s, heard_s), session) for heard_s, session in sessions],
+        many=True,
+    )
+    yield Ask("DELETE FROM seats")
+    return len(sessions)
+
+
+# What is learnt and shipped
+
+
+def save_card(model: str, revision: str, card: Card) -> Transaction[None]:
+    yield Ask(
+        "INSERT INTO cards (model, revision, card) VALUES (?, ?, ?)"
+        " ON CONFLICT (model, revision) DO UPDATE SET card = excluded.card",
+        (model, revision, json.dumps(card.dump())),
+    )
+
+
+def cards() -> Transaction[dict[tuple[str, str], Card]]:
+    rows = yield Ask("SELECT model, revision, card FROM cards")
+    return {(model, revision): Card.parse(json.loads(card)) for model, revision, card in rows}
+
+
+def deploy(deployment: Deployment) -> Transaction[None]:
+    yield Ask(
+        f"{_insert('deployments', Deployment)} ON CONFLICT (model, at_s) DO UPDATE SET"
+        " revision = excluded.revision, spec = excluded.spec, failed = excluded.failed",
+        astuple(deployment),
+    )
+
+
+def deployments() -> Transaction[list[Deployment]]:
+    rows = yield Ask(f"SELECT {_DEPLOYMENT} FROM deployments ORDER BY at_s")
+    return [Deployment(*row) for row in rows]
+
+
+def fail(model: str, revision: str, reason: str) -> Transaction[None]:
+    yield Ask(
+        "UPDATE deployments SET failed = ? WHERE model = ? AND revision = ?",
+        (reason, model, revision),
+    )
+
+
+# The ledger
+
+
+def meter(intervals: Sequence[Interval]) -> Transaction[None]:
+    yield Ask(
+        f"{_insert('ledger', Interval)}"
+        " ON CONFLICT (session, seq) DO UPDATE SET samples = excluded.samples, at_s = excluded.at_s"
+        " WHERE excluded.samples > ledger.samples",
+        list(map(_ledger_row, intervals)),  # in C: Python on a store's thread holds up the audio's
+        many=True,
+    )
+
+
+def ledger(user: str | None, from_s: float, to_s: float) -> Transaction[list[Interval]]:
+    whose = "" if user is None else 'AND "user" = ?'
+    rows = yield Ask(
+        f"SELECT {_LEDGER} FROM ledger WHERE at_s >= ? AND at_s < ? {whose} ORDER BY at_s",
+        (from_s, to_s) if user is None else (from_s, to_s, user),
+    )
+    return [replace(found, role=Role(found.role)) for found in (Interval(*row) for row in rows)]
+
+
+def heard(from_s: float) -> Transaction[dict[Role, float]]:
+    rows = yield Ask(
+        "SELECT role, sum(CAST(samples AS DOUBLE PRECISION) / rate_hz) FROM ledger"
+        " WHERE at_s >= ? GROUP BY role",
+        (from_s,),
+    )
+    return dict.fromkeys(Role, 0.0) | {Role(role): seconds for role, seconds in rows}
