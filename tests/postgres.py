@@ -90,20 +90,29 @@ class Postgres:
     def start(self) -> None:
         """Returns once it answers."""
         settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        server = [self._bin / "postgres", "-D", self._data, "-k", self._folder, *settings]
+        server: list[str | Path] = [
+            self._bin / "postgres",
+            "-D",
+            self._data,
+            "-k",
+            self._folder,
+            *settings,
+        ]
+        shell: subprocess.Popen[bytes]
         with self._log.open("ab") as log:
-            self._shell = subprocess.Popen(
-                ["/bin/sh", "-c", _UNTIL_WE_END, "sh", *server],
+            shell = subprocess.Popen(
+                ["/bin/sh", "-c", _UNTIL_WE_END, "sh", *map(str, server)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
                 **self._user,
             )
+        self._shell = shell
         until = time.monotonic() + START_S
         pid_file = self._data / "postmaster.pid"
         while "ready" not in (pid_file.read_text() if pid_file.exists() else ""):
-            if time.monotonic() > until or self._shell.poll() is not None:
+            if time.monotonic() > until or shell.poll() is not None:
                 raise RuntimeError(f"PostgreSQL does not start: {self._log.read_text()[-2000:]}")
             time.sleep(0.02)
 

@@ -369,6 +369,10 @@ async def test_racing_sessions_never_share_a_slot(store: Store, other: Store) ->
     ]
     await asyncio.gather(*asked, *moved)
     taken = [(s.worker, s.slot) for s in (await store.look()).seats]
+    assert len(set(taken)) == len(taken)
+    for name in names:  # who asked while somebody before it had not yet been seated
+        await other.place(request(name))
+    taken = [(s.worker, s.slot) for s in (await store.look()).seats]
     assert sorted(taken) == [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2)]
     assert len({s.session for s in (await store.look()).seats}) == 5
 

@@ -48,7 +48,6 @@ PIECE_S: Final = 600.0
 PIECE_AT_S: Final = 19 * 3600.0  # a busy hour of the first day
 RAMP_S: Final = 60.0
 BOOT_S: Final = 10.0
-PROCESS_S: Final = 0.4  # what a worker's own start takes of that, about, in real time
 LOOK_S: Final = 0.025
 CHUNK_S: Final = 0.1
 RATE_HZ: Final = 16_000
@@ -197,7 +196,7 @@ def _piece(audio: Path | None, length_s: float) -> tuple[str, list[Visit]]:
 
 async def _play(visits: Sequence[Visit], folder: Path, say: Callable[[str], None]) -> Played:
     clock = FastClock()
-    load_s = max(0.0, BOOT_S / SPEED - PROCESS_S)
+    load_s = BOOT_S / SPEED
     names = sorted({visit.voice for visit in visits})
     config = folder / "understudy.toml"
     models = [MODEL.format(name=name, load_s=load_s) for name in names]

@@ -60,7 +60,7 @@ _AWAY: Final = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.TargetServerAttributeNotMatched,
+    asyncpg.InternalClientError,  # the wrong server; a connection that is cut off in the middle
 )
 
 _HOST: Final = r"(?:[^\s@:/?#,\[\]]*|\[[0-9a-fA-F:.]+\])(?::\d+)?"
@@ -95,7 +95,8 @@ class PostgresStore(SqlStore):
         self._leader_key = 0
         self._leading = asyncio.Lock()
         self._leader: Any = None  # the connection that holds the lock, or asks for it
-        self._leads = False
+        self._holds = False
+        self._leads = False  # what was last said
 
     # opening and closing
 
@@ -125,7 +126,7 @@ class PostgresStore(SqlStore):
     async def close(self) -> None:
         """Waits for nobody: the server rolls back what is under way."""
         idle, self._idle = self._idle, []
-        leader, self._leader, self._leads = self._leader, None, False
+        leader, self._leader = self._leader, None
         for db in [*idle, *([leader] if leader else [])]:
             # Asked to, the server gives the leader's lock up at once.
             with contextlib.suppress(*_AWAY, asyncpg.InterfaceError):
@@ -214,23 +215,30 @@ class PostgresStore(SqlStore):
         """A lock that the server holds for one connection; it is asked each time, so that what is
         said is true of now."""
         async with self._leading:
-            try:
+            leads = False
+            with contextlib.suppress(*_AWAY, asyncpg.PostgresError, asyncpg.InterfaceError):
                 async with asyncio.timeout(self._call_s):
-                    if self._leader is None:
-                        self._leader = await self._connect()
-                    ask = "SELECT true" if self._leads else "SELECT pg_try_advisory_lock($1)"
-                    values = () if self._leads else (self._leader_key,)
-                    leads = bool(await self._leader.fetchval(ask, *values))
-            except BaseException as error:
-                if self._leader is not None:
-                    self._leader.terminate()
-                self._leader = None
-                self._say_leads(False)
-                if isinstance(error, (*_AWAY, asyncpg.PostgresError, asyncpg.InterfaceError)):
-                    return False
-                raise
+                    try:
+                        leads = await self._ask_to_lead()
+                    except (*_AWAY, asyncpg.InterfaceError):  # of old; a new one may get it
+                        leads = await self._ask_to_lead()
             self._say_leads(leads)
             return leads
+
+    async def _ask_to_lead(self) -> bool:
+        if self._leader is None:
+            self._leader, self._holds = await self._connect(), False
+        try:
+            if self._holds:  # for as long as the connection is there
+                await self._leader.fetchval("SELECT true")
+            else:
+                lock = "SELECT pg_try_advisory_lock($1)"
+                self._holds = bool(await self._leader.fetchval(lock, self._leader_key))
+        except BaseException:
+            self._leader.terminate()
+            self._leader = None
+            raise
+        return self._holds
 
     def _say_leads(self, leads: bool) -> None:
         if leads is not self._leads:
@@ -246,8 +254,10 @@ async def _transact(db: Any, kind: Kind, transaction: Transaction[T]) -> T:
     try:
         result = await _answer(db, transaction)
     except (UnderstudyError, asyncpg.PostgresError):
-        if not db.is_closed():
+        try:
             await db.execute("ROLLBACK")
+        except Exception:
+            db.terminate()
         raise
     await db.execute("COMMIT")
     return result
@@ -287,20 +297,22 @@ def _words(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-async def _version(db: Any) -> int:
+async def _version(db: Any, schema: str) -> int:
     """Of the tables; 0: there are none."""
-    if await db.fetchval("SELECT to_regclass('understudy_version')") is None:
+    # Not to_regclass, which in a transaction may remember that there was none.
+    known = "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = $1 AND tablename = $2"
+    if await db.fetchval(known, schema, "understudy_version") is None:
         return 0
     version: int = await db.fetchval("SELECT version FROM understudy_version")
     return version
 
 
 async def _migrate(db: Any, schema: str, shown: str) -> None:
-    if await _version(db) == VERSION:
+    if await _version(db, schema) == VERSION:
         return
     async with db.transaction(isolation="read_committed"):
         await db.execute("SELECT pg_advisory_xact_lock($1)", _key("schema", schema))
-        version = await _version(db)  # another process may have been faster
+        version = await _version(db, schema)  # another process may have been faster
         if version > VERSION:
             raise ConfigError(f"{shown} is of a newer Understudy: upgrade, or use another database")
         if version < VERSION:  # 0: there never was an older one here
