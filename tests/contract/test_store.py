@@ -1015,6 +1015,7 @@ class Runs(RuleBasedStateMachine):
             one is not None
             and there is not None
             and there.model in (one.model, one.understudy)
+            and source != target
             and source == (now.worker if now else None)
             and not (role is Role.UNDERSTUDY and self.last(session, Role.LEAD))
             and bool(self.free(target))
