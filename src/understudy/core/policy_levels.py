@@ -94,6 +94,7 @@ class _Level:
         self.down = [0.0] + [d * step_s for d in deaths[1:]]
         wait = [min(costs.slots, max(0, self.low + i)) for i in range(size)]
         self.wait_cost = [costs.patience * w * step_s for w in wait]
+        self._boots: dict[int, tuple[float, list[float]]] = {}
         self._off: dict[int, tuple[list[float], list[float]]] = {}
         self._on: dict[int, tuple[list[float], list[float]]] = {}
 
@@ -135,6 +136,8 @@ class _Level:
 
     def _boot(self, start_at: int) -> tuple[float, list[float]]:
         """What a boot from `start_at` costs, and where the chain is after it."""
+        if start_at in self._boots:
+            return self._boots[start_at]
         size = len(self.up)
         chance = [0.0] * size
         chance[start_at - self.low] = 1.0
@@ -155,6 +158,7 @@ class _Level:
             chance = after
             first, last = max(0, first - 1), min(size - 1, last + 1)
             weight *= self.keep
+        self._boots[start_at] = spent, chance
         return spent, chance
 
     def _off_costs(self, start_at: int) -> tuple[list[float], list[float]]:

@@ -26,6 +26,7 @@ from understudy.seams import Clock, Store
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
+STALL_S: Final = 0.25  # between two ticks: then silence is our own
 ENDING_S: Final = 2.0  # how long a session's end may take to be written
 LEDGER_S: Final = 0.5  # what a crash of this process may lose
 FAILED_LOADS: Final = 2  # of a revision that never loaded: then the one before is taken again
@@ -94,9 +95,14 @@ class Edge:
 
     async def run(self) -> None:
         """The tick, for as long as the edge serves."""
+        before = self._clock.now()
         while True:
             await self._clock.sleep(TICK_S)
             now = self._clock.now()
+            if now - before > STALL_S:  # we were away ourselves, and heard nobody
+                for link in self.links.values():
+                    link.heard_s = now
+            before = now
             for session in list(self.sessions.values()):
                 session.tick(now)
             for client in list(self._clients):

@@ -19,7 +19,10 @@ from understudy.seams import Clock
 
 log = logging.getLogger(__name__)
 
-SILENCE_S: Final = 3.0  # a ready worker that says nothing for this long is taken for dead
+# A ready worker that says nothing for this long is taken for dead: three heartbeats and a step
+# between them where users wait for it, longer where nobody does.
+SILENCE_S: Final = 0.75
+IDLE_SILENCE_S: Final = 3.0
 
 
 class Performing(Protocol):
@@ -185,7 +188,9 @@ class WorkerLink(Peer):
 
     def check(self, now: float) -> None:
         """Gives a worker up that is connected but silent: frozen, or its machine is gone."""
-        if self.worker.state is WorkerState.READY and now - self.heard_s > SILENCE_S:
-            log.error("worker %s is silent for %.0f s and given up", self.worker.id, SILENCE_S)
+        silence_s = now - self.heard_s
+        limit_s = SILENCE_S if self._sessions else IDLE_SILENCE_S
+        if self.worker.state is WorkerState.READY and silence_s > limit_s:
+            log.error("worker %s is silent for %.2f s and given up", self.worker.id, silence_s)
             if self.transport is not None:
                 self.transport.disconnect(False)

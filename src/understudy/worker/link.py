@@ -21,7 +21,7 @@ from understudy.worker.slots import Slots, card_of
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S: Final = 0.5
+HEARTBEAT_S: Final = 0.2
 GOODBYE_S: Final = 0.02  # lets the last message leave
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  # a priming may carry many seconds
 
