@@ -43,6 +43,7 @@ class ModelSpec:
     load_s: float = 0.0
     price_per_h: float = 0.0  # of a node
     drain: str = Drain.MOVE  # what becomes of sessions on an older revision
+    crash_per_minute: float = 0.0  # for drills: how often each of its workers dies, on average
     path: str = ""  # the folder of its bundle, if it was deployed
     bundle: str = ""  # ... and the hash of that
 
@@ -180,7 +181,7 @@ def _fields(raw: Mapping[str, Any], known: Mapping[str, type], where: str) -> No
 
 def _model(name: str, raw: Mapping[str, Any], where: str) -> ModelSpec:
     known = {"engine": str, "slots": int, "workers": int, "options": dict}
-    known |= {"load_s": float, "price_per_h": float, "drain": str}
+    known |= {"load_s": float, "price_per_h": float, "drain": str, "crash_per_minute": float}
     _fields(raw, known, where)
     if ":" not in raw.get("engine", ""):
         raise ConfigError(f'{where} needs engine = "module:Class"')
@@ -188,8 +189,10 @@ def _model(name: str, raw: Mapping[str, Any], where: str) -> ModelSpec:
     spec = ModelSpec(name, **{**raw, **numbers})
     if not 1 <= spec.slots <= 1024 or not 0 <= (spec.workers or 0) <= 64:
         raise ConfigError(f"{where}: slots must be 1 to 1024 and workers 0 to 64")
-    if not 0 <= spec.load_s <= 3600 or spec.price_per_h < 0:
-        raise ConfigError(f"{where}: load_s must be 0 to 3600 and price_per_h not negative")
+    if not 0 <= spec.load_s <= 3600 or spec.price_per_h < 0 or spec.crash_per_minute < 0:
+        raise ConfigError(
+            f"{where}: load_s must be 0 to 3600, price_per_h and crash_per_minute not negative"
+        )
     if spec.drain not in list(Drain):
         raise ConfigError(f"{where}: drain must be one of {', '.join(Drain)}")
     return spec

@@ -279,3 +279,16 @@ async def test_who_says_all_and_stops_at_once_is_still_answered(start: Start) ->
         assert heard == bytes(len(pcm) * 2)
         assert stream.ended is not None
         assert stream.ended.lead_s == 0.0
+
+
+async def test_a_drill_kills_workers_by_chance_and_the_session_goes_on(start: Start) -> None:
+    server = start(
+        config=SMALL.format(slots=4).replace("workers = 1", "workers = 2\ncrash_per_minute = 40")
+    )
+    async with Client(server.url).stream("mirror", "alice") as stream:
+        talker = Talker(stream)
+        await talker.until(lambda: sum(isinstance(e, wire.Live) for e in talker.events) >= 3)
+        await talker.until_heard(0.3)
+        await talker.stop()
+        talker.check()
+    assert "killed by signal 9" in server.log

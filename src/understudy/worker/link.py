@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import os
+import random
 import signal
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -195,6 +196,10 @@ async def run(
         await clock.sleep(0.1)  # lets the message leave
         return 3
     link.serve(model)
+    if crashes := spec.get("crash_per_minute", 0.0):
+        after_s = random.Random(node).expovariate(crashes / 60.0)
+        log.warning("%s is a drill: it dies by itself in %.1f s", spec["name"], after_s)
+        asyncio.get_running_loop().call_later(after_s, os.kill, os.getpid(), signal.SIGKILL)
     boot_s = clock.now() - started
     link.say(type="ready", card=card_of(model).dump(), boot_s=round(boot_s, 3))
     log.info("%s is ready after %.2f s", spec["name"], boot_s)
