@@ -110,11 +110,16 @@ class Postgres:
             )
         self._shell = shell
         until = time.monotonic() + START_S
-        pid_file = self._data / "postmaster.pid"
-        while "ready" not in (pid_file.read_text() if pid_file.exists() else ""):
+        while not self._is_ready():
             if time.monotonic() > until or shell.poll() is not None:
                 raise RuntimeError(f"PostgreSQL does not start: {self._log.read_text()[-2000:]}")
             time.sleep(0.02)
+
+    def _is_ready(self) -> bool:
+        try:
+            return "ready" in (self._data / "postmaster.pid").read_text()
+        except FileNotFoundError:
+            return False
 
     def stop(self) -> None:
         """As a restart does: whoever is connected is cut off."""

@@ -18,7 +18,7 @@ import asyncpg
 from understudy.clock import SystemClock
 from understudy.core.errors import ConfigError, StoreAway, UnderstudyError
 from understudy.store.base import SqlStore
-from understudy.store.transactions import VERSION, Ask, Kind, Rows, Transaction, script
+from understudy.store.transactions import VERSION, Done, Kind, Rows, Transaction, advance, script
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ T = TypeVar("T")
 CALL_S: Final = 5.0  # how long a call may take, all its tries together
 OPEN_S: Final = 60.0  # how long migrations may
 CONNECTIONS: Final = 4  # at most, beside the one that leads
+MANY_ROWS: Final = 500  # more are read on a thread: this one has audio to relay
 CONFLICT_S: Final = (0.002, 0.05)  # before the next try: up to this, growing to that
 AWAY_S: Final = (0.05, 0.5)
 
@@ -91,6 +92,7 @@ class PostgresStore(SqlStore):
         self._random = random.Random()
         self._room = asyncio.Semaphore(CONNECTIONS)
         self._idle: list[Any] = []  # connections, the last used last
+        self._closed = False
         self._away_since_s: float | None = None
         self._leader_key = 0
         self._leading = asyncio.Lock()
@@ -125,6 +127,7 @@ class PostgresStore(SqlStore):
 
     async def close(self) -> None:
         """Waits for nobody: the server rolls back what is under way."""
+        self._closed = True
         idle, self._idle = self._idle, []
         leader, self._leader = self._leader, None
         for db in [*idle, *([leader] if leader else [])]:
@@ -150,7 +153,7 @@ class PostgresStore(SqlStore):
                 sound = not db.is_closed() and not db.is_in_transaction()
                 raise
             finally:
-                if sound and not db.is_closed():
+                if sound and not self._closed and not db.is_closed():
                     self._idle.append(db)
                 else:
                     db.terminate()
@@ -267,12 +270,12 @@ async def _answer(db: Any, transaction: Transaction[T]) -> T:
     """Runs a transaction's statements to its end."""
     rows: Rows | None = None
     while True:
-        try:
-            # The first `send` starts the generator, which takes None only.
-            ask: Ask = next(transaction) if rows is None else transaction.send(rows)
-        except StopIteration as done:
-            result: T = done.value
-            return result
+        if rows is not None and len(rows) > MANY_ROWS:
+            ask = await asyncio.to_thread(advance, transaction, rows)
+        else:
+            ask = advance(transaction, rows)
+        if isinstance(ask, Done):
+            return ask.result
         if ask.many:
             await db.executemany(_numbered(ask.sql), ask.values)
             rows = ()

@@ -11,7 +11,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from understudy.core.errors import ConfigError
 from understudy.store.base import SqlStore
-from understudy.store.transactions import VERSION, Kind, Rows, Transaction, script
+from understudy.store.transactions import VERSION, Done, Kind, Rows, Transaction, advance, script
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,11 +87,8 @@ def _answer(db: sqlite3.Connection, transaction: Transaction[T]) -> T:
     """Runs a transaction's statements to its end."""
     rows: Rows | None = None
     while True:
-        try:
-            # The first `send` starts the generator, which takes None only.
-            sql, values, many = next(transaction) if rows is None else transaction.send(rows)
-        except StopIteration as done:
-            result: T = done.value
-            return result
-        cursor = db.executemany(sql, values) if many else db.execute(sql, values)
+        ask = advance(transaction, rows)
+        if isinstance(ask, Done):
+            return ask.result
+        cursor = (db.executemany if ask.many else db.execute)(ask.sql, ask.values)
         rows = cursor.fetchall()

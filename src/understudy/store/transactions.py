@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Sequence
-from dataclasses import astuple, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from enum import Enum, auto
 from importlib import resources
 from operator import attrgetter
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from understudy.core import policy
 from understudy.core.errors import AlreadyLive
@@ -45,6 +45,19 @@ class Ask(NamedTuple):
 
 Rows: TypeAlias = Sequence[Sequence[Any]]
 Transaction: TypeAlias = Generator[Ask, Rows, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    result: T
+
+
+def advance(transaction: Transaction[T], rows: Rows | None) -> Ask | Done[T]:
+    """What a transaction asks next, now that it has its last answer (None: before the first)."""
+    try:
+        return next(transaction) if rows is None else transaction.send(rows)
+    except StopIteration as done:
+        return Done(done.value)
 
 
 class Kind(Enum):
