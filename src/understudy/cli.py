@@ -28,7 +28,7 @@ T = TypeVar("T")
 DEFAULT_URL = os.environ.get("UNDERSTUDY_URL", f"http://127.0.0.1:{DEFAULT_PORT}")
 MIN_PYTHON = (3, 11)
 STORE = "understudy.store"
-BENCHES = ("engine", "edge", "browser", "simulate", "connect", "move", "fleet")
+BENCHES = ("engine", "edge", "browser", "simulate", "connect", "move", "fleet", "crash", "freeze")
 
 
 class Sentence(click.ClickException):
@@ -496,6 +496,67 @@ def bench(name: str, as_json: bool, quick: bool, audio: Path | None) -> None:
     )
     result = {**stamp(name), **result}
     click.echo(json.dumps(result, indent=2) if as_json else module.table(result))
+
+
+@cli.command()
+@click.argument("deed", type=click.Choice(("kill", "freeze")))
+@url_option
+@data_option
+@click.option("--worker", metavar="W", help="This one, once; else any that performs.")
+@click.option("--every", "every_s", default=10.0, show_default=True, type=click.FloatRange(0.1))
+@click.option("--minutes", default=1.0, show_default=True, type=click.FloatRange(0.0, 24 * 60))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def chaos(
+    deed: str,
+    url: str,
+    data: Path | None,
+    worker: str | None,
+    every_s: float,
+    minutes: float,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Kill or freeze workers of a fleet on this machine, and tell what users heard.
+
+    With --data or --store the ledger is read there, else the server is asked.
+    """
+    from understudy import chaos as deeds
+    from understudy import usage as ledger
+    from understudy.clock import SystemClock
+    from understudy.store import open_store
+
+    deeds.check_url(url)
+    where = where_of(data_dir(data))
+
+    async def uses() -> list[dict[str, Any]]:
+        store = await open_store(where)
+        try:
+            return ledger.as_rows(await ledger.usage(store, None, None, None))
+        finally:
+            await store.close()
+
+    if not yes:
+        whom = f"worker {worker}" if worker else f"a worker every {every_s:g} s"
+        span = "" if worker else f" for {minutes:g} min"
+        words = f"{deed.capitalize()} {whom} of {url}{span}, under live users?"
+        click.confirm(words, abort=True, err=True)
+    own = data is not None or isinstance(where, str)
+    if own and not exists(where):
+        raise Sentence(f"there is no ledger at {where}")
+    result = asyncio.run(
+        deeds.run(
+            deed,
+            url,
+            uses if own else None,
+            SystemClock(),
+            worker=worker,
+            every_s=every_s,
+            minutes=minutes,
+            say=_say,
+        )
+    )
+    click.echo(json.dumps(result, indent=2) if as_json else deeds.table(result))
 
 
 cli.add_command(simulate)

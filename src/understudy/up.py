@@ -18,7 +18,7 @@ from understudy.catalog import Catalog
 from understudy.clock import SystemClock
 from understudy.config import ConfigFile, ModelSpec
 from understudy.controller.loop import Controller
-from understudy.core.errors import ConfigError, ModelFailed
+from understudy.core.errors import ConfigError, ModelFailed, StoreAway
 from understudy.edge.api import build_app
 from understudy.edge.edge import CheckToken, Edge
 from understudy.edge.gate import Gate, HostCheck, is_loopback, listen
@@ -126,7 +126,10 @@ async def up(
         roles[-1].cancel()  # the controller first: it would replace what is being stopped
         await asyncio.gather(roles[-1], return_exceptions=True)
         await edge.close()
-        await edge.write_ledger()
+        try:
+            await edge.write_ledger()
+        except StoreAway:
+            log.error("the store is away: %d intervals of the ledger are lost", edge.unwritten)
         await provider.close()
         await edge.settle()
         for role in roles:

@@ -61,7 +61,7 @@ def test_three_lines_make_a_voice() -> None:
         (MODEL + "workers = -1", "workers 0 to 64"),
         (MODEL + "load_s = -1", "load_s must be 0 to 3600"),
         (MODEL + 'load_s = "long"', "load_s must be a float"),
-        (MODEL + "price_per_h = -0.1", "price_per_h not negative"),
+        (MODEL + "price_per_h = -0.1", "price_per_h and crash_per_minute not negative"),
         (MODEL + 'drain = "kill"', "drain must be one of move, finish"),
         (MODEL + "bundle = 'x'", "unknown key 'bundle'"),
         ("fleet = 3", r"\[fleet\] must be a table"),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from understudy.core import policy, supervision
+from understudy.core.errors import StoreAway
 from understudy.core.fleet import Fleet, Node, Worker, WorkerState
 from understudy.core.policy_view import Key, Memory, Move, Plan, Pool, Rules, Start, View
 from understudy.core.pools import Traffic, Wanted, pool_of
@@ -69,6 +70,8 @@ class Controller:
                 self._news.clear()
                 try:
                     await self.once()
+                except StoreAway as away:
+                    log.warning("%s", away.message)
                 except Exception:
                     log.exception("a look at the fleet failed; looking again")
                 with contextlib.suppress(TimeoutError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from understudy.core.errors import UnderstudyError
+from understudy.core.errors import StoreAway, UnderstudyError
 from understudy.edge.edge import Edge
 from understudy.edge.gate import HostCheck
 from understudy.edge.metrics import exposition
@@ -107,11 +108,13 @@ def build_app(
     """`private`: others than this machine's user may ask, so users' names are left out."""
 
     async def fleet(request: Request) -> Response:
-        await overview.refresh()
+        with contextlib.suppress(StoreAway):  # what was known last is better than nothing
+            await overview.refresh()
         return JSONResponse(overview.as_json(names=not private))
 
     async def metrics(request: Request) -> Response:
-        await overview.refresh()
+        with contextlib.suppress(StoreAway):
+            await overview.refresh()
         return Response(exposition(edge, overview), media_type=CONTENT_TYPE_LATEST)
 
     async def fleet_page(request: Request) -> Response:

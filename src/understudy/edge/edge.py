@@ -13,7 +13,7 @@ from typing import Any, Final
 from understudy.config import Config, Voice, check_params
 from understudy.core import wire
 from understudy.core.audio import Resampling, SampleLock
-from understudy.core.errors import AlreadyLive, ModelFailed, Overloaded
+from understudy.core.errors import AlreadyLive, ModelFailed, Overloaded, StoreAway
 from understudy.core.fleet import SessionRow, Worker, WorkerState
 from understudy.core.ledger import Interval, Role
 from understudy.core.session import Event, State
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 STALL_S: Final = 0.25  # between two ticks: then silence is our own
+AWAY_S: Final = 0.5  # between two tries to write to a store that is away
 ENDING_S: Final = 2.0  # how long a session's end may take to be written
 LEDGER_S: Final = 0.5  # what a crash of this process may lose
 FAILED_LOADS: Final = 2  # of a revision that never loaded: then the one before is taken again
@@ -80,7 +81,15 @@ class Edge:
         self._unwritten: dict[tuple[str, int], Interval] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.seating = Seating(
-            store, config, self.links, self.sessions, self.cards, region, clock, self._spawn
+            store,
+            config,
+            self.links,
+            self.sessions,
+            self.cards,
+            region,
+            clock,
+            self._spawn,
+            self.insist,
         )
 
     async def open(self) -> None:
@@ -256,7 +265,7 @@ class Edge:
         self._failures.pop((model, revision), None)
         if self.cards.get((model, revision)) != card:
             self.cards[model, revision] = card
-            self._spawn(self.store.save_card(model, revision, card))
+            self._spawn(self.insist(lambda: self.store.save_card(model, revision, card)))
         self._wake_for_cards()
 
     def learn_failure(self, model: str, revision: str, reason: str) -> None:
@@ -334,6 +343,8 @@ class Edge:
             await self._clock.sleep(LEDGER_S)
             try:
                 await self.write_ledger()
+            except StoreAway:
+                log.warning("the ledger is %d intervals behind the store", len(self._unwritten))
             except Exception:
                 log.exception("the ledger is %d intervals behind the store", len(self._unwritten))
 
@@ -357,8 +368,9 @@ class Edge:
         self._spawn(self._end(session))
 
     async def _end(self, session: Session) -> None:
+        at_s = self._clock.wall()
         try:
-            await self.store.end(session.id, session.reason, self._clock.wall())
+            await self.insist(lambda: self.store.end(session.id, session.reason, at_s))
         finally:
             session.over.set_result(None)
         self.seating.nudge()
@@ -387,10 +399,11 @@ class Edge:
         self._spawn(self._save(worker))
 
     async def _save(self, worker: Worker) -> None:
+        at_s = self._clock.wall()
         if worker.state is WorkerState.READY:
-            await self.store.ready(worker.id, self._clock.wall())
+            await self.insist(lambda: self.store.ready(worker.id, at_s))
         elif worker.state is WorkerState.GONE:
-            await self.store.gone(worker.id, self._clock.wall(), worker.reason)
+            await self.insist(lambda: self.store.gone(worker.id, at_s, worker.reason))
         self.seating.nudge()
         self.seating.changed()
 
@@ -401,7 +414,7 @@ class Edge:
         self.learn_failure(*key, message)
         self._failed_loads[key] += 1
         if self._failed_loads[key] >= FAILED_LOADS and key not in self._loaded:
-            self._spawn(self.store.fail(*key, message))
+            self._spawn(self.insist(lambda: self.store.fail(*key, message)))
         if self.failure(model) is not None and not self.ready(model):
             for session in list(self.sessions.values()):
                 waits = session.state in (State.WAITING, State.LEAVING)
@@ -502,6 +515,17 @@ class Edge:
             ],
             "waiting": sum(s.state is State.WAITING for s in self.sessions.values()),
         }
+
+    async def insist(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Writes what may be written late (and twice), however long the store is away."""
+        while True:
+            try:
+                await write()
+                return
+            except StoreAway:
+                if self._closing:
+                    raise
+                await self._clock.sleep(AWAY_S)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -37,7 +37,6 @@ class Overview:
         """Brings the day's sums up to date, if they are old."""
         if self._clock.now() - self._summed_s < BILL_S:
             return
-        self._summed_s = self._clock.now()
         now = self._clock.wall()
         midnight = now - now % DAY_S  # UTC
         workers, sessions = await self._edge.store.history(midnight)
@@ -53,6 +52,7 @@ class Overview:
         }
         self._bill = add_up(workers, sessions, rented, midnight, now)
         self._heard = dict(await self._edge.store.heard(midnight))
+        self._summed_s = self._clock.now()
 
     @property
     def bill(self) -> Bill:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from understudy.config import Config
 from understudy.core import wire
-from understudy.core.errors import Internal
+from understudy.core.errors import Internal, StoreAway
 from understudy.core.fleet import Fleet, Placement, Request, SessionRow, Worker, WorkerState
 from understudy.core.ledger import Role
 from understudy.core.pools import DEFAULT_BOOT_S, last_seats, waiting_for
@@ -41,6 +41,7 @@ class Seating:
         region: str,
         clock: Clock,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        insist: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
     ) -> None:
         self._store = store
         self._config = config
@@ -50,6 +51,7 @@ class Seating:
         self._region = region
         self._clock = clock
         self._spawn = spawn
+        self._insist = insist
         self._news = asyncio.Event()
         self._lengths_s: deque[float] = deque(maxlen=100)  # of sessions that ended
         self.fleet = Fleet()
@@ -72,6 +74,10 @@ class Seating:
                 placement = await self._place(session, role)
                 if placement is not None:
                     break
+        except StoreAway:  # it waits on, and asks again when the store is back
+            await self._clock.sleep(LOOK_S)
+            if session.state is not State.ENDED:
+                self.seek(session)
         except Exception as error:
             words = ("session %s: no slot could be sought", session.id)
             log.exception(*words, extra={"session": session.id})
@@ -110,7 +116,7 @@ class Seating:
 
     async def _release(self, session: Session, part: Part) -> None:
         try:
-            await self._store.release(session.id, part.worker, part.slot)
+            await self._insist(lambda: self._store.release(session.id, part.worker, part.slot))
         finally:
             session.seats_pending -= 1
             session.seats_changed += 1
@@ -134,6 +140,8 @@ class Seating:
             self._news.clear()
             try:
                 await self.look()
+            except StoreAway as away:
+                log.warning("%s", away.message)
             except Exception:
                 log.exception("the store could not be read; trying again")
 

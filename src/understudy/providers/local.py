@@ -45,7 +45,9 @@ class LocalProvider:
         spec = json.dumps({**json.loads(spec), "asked_at": asked_at})
         secret = self._secrets[node.id] = secrets.token_hex(16)
         # One thread a worker: two cores serve many workers, and small transforms do not gain.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        # And none of our own settings: the store's address and the secret are no model's business.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("UNDERSTUDY_")}
+        environment = {**inherited, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "understudy.worker", "--url", self.urls[node.region]),
             *("--node", node.id, "--region", node.region),
