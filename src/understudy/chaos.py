@@ -29,8 +29,9 @@ from understudy.seams import Clock
 SIGNALS: Final = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 PROC: Final = Path("/proc")
-SETTLE_S: Final = 5.0  # after the last one, before the second reading
+SETTLE_S: Final = 3.0  # after the last one, before the second reading
 WORKER: Final = "understudy.worker"
+LIVE: Final = "understudy_sessions{"
 
 Uses = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]  # the ledger's rows, added up
 
@@ -49,6 +50,7 @@ class Hit:
     model: str
     pid: int
     after_s: float  # since the beginning
+    at_s: float  # Unix time, by the server's clock
     sessions: tuple[str, ...]  # that it performed
 
 
@@ -56,13 +58,15 @@ class Hit:
 class Reading:
     """What the server says of itself at one time."""
 
-    sessions: frozenset[str]
-    performed: frozenset[str]  # ... and of those, who is not silent
+    listed: frozenset[str]  # the sessions that /v1/fleet names: none, where tokens are asked
+    live: int
+    silent: int  # ... that nobody performs
     silent_s: float
     lead_s: float
     understudy_s: float
     billed_s: float
-    moves: Mapping[str, float]  # by why
+    counts: Mapping[str, float]  # of moves, by why
+    moves: Mapping[int, Mapping[str, Any]]  # the last ones
 
 
 def processes(nodes: Collection[str]) -> dict[str, int]:
@@ -123,9 +127,12 @@ async def run(
     began_s = clock.now()
     before = await _read(client, uses)
     hits: list[Hit] = []
+    moves: dict[int, Mapping[str, Any]] = {}
     try:
         while True:
-            found = await _strike(deed, client, worker, choice, clock.now() - began_s)
+            state = await _fleet(client)
+            moves |= _moves(state)
+            found = await _strike(deed, state, worker, choice, clock.now() - began_s)
             if found is not None:
                 hits.append(found)
                 say(
@@ -139,22 +146,22 @@ async def run(
             await clock.sleep(every_s)
         await clock.sleep(SETTLE_S)
         after = await _read(client, uses)
+        moves |= after.moves
     finally:
-        _thaw(hits)
-    return _report(deed, url, hits, before, after, clock.now() - began_s)
+        await asyncio.to_thread(_thaw, hits)
+    return _report(deed, url, hits, moves, before, after, clock.now() - began_s)
 
 
 async def _strike(
-    deed: str, client: Client, wanted: str | None, choice: random.Random, after_s: float
+    deed: str, state: Mapping[str, Any], wanted: str | None, choice: random.Random, after_s: float
 ) -> Hit | None:
     """None: there is nobody to do it to just now."""
-    state = await _fleet(client)
     ready = [w for w in state["workers"] if w["stage"] in ("ready", "draining")]
     if wanted is not None:
         ready = [w for w in ready if w["id"] == wanted]
     pids = await asyncio.to_thread(processes, {w["id"] for w in ready})
     if ready and not pids:
-        raise NoChaos(f"no worker of {client.url} runs on this machine")
+        raise NoChaos("no worker of that server runs on this machine")
     performed: dict[str, list[str]] = {}
     for session in state["sessions"]:
         if session["worker"]:
@@ -170,8 +177,18 @@ async def _strike(
         return None
     except PermissionError:
         raise NoChaos(f"worker {chosen['id']} is another user's process") from None
-    on_it = tuple(performed.get(chosen["id"], ()))
-    return Hit(chosen["id"], chosen["model"], pids[chosen["id"]], round(after_s, 3), on_it)
+    return Hit(
+        worker=chosen["id"],
+        model=chosen["model"],
+        pid=pids[chosen["id"]],
+        after_s=round(after_s, 3),
+        at_s=state["now_s"],
+        sessions=tuple(performed.get(chosen["id"], ())),
+    )
+
+
+def _moves(state: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    return {move["seq"]: move for move in state["moves"]}
 
 
 def _thaw(hits: Sequence[Hit]) -> None:
@@ -195,14 +212,17 @@ async def _read(client: Client, uses: Uses | None) -> Reading:
     else:
         rows = await uses()
     moves = "understudy_moves_total{why="
+    live = {name: float(v) for name, v in samples.items() if name.startswith(LIVE)}
     return Reading(
-        sessions=frozenset(s["session"] for s in state["sessions"]),
-        performed=frozenset(s["session"] for s in state["sessions"] if s["worker"]),
+        listed=frozenset(s["session"] for s in state["sessions"]),
+        live=round(sum(live.values())),
+        silent=round(sum(count for name, count in live.items() if 'role="none"' in name)),
         silent_s=number("understudy_silent_seconds_total"),
         lead_s=number('understudy_heard_seconds_total{role="lead"}'),
         understudy_s=number('understudy_heard_seconds_total{role="understudy"}'),
         billed_s=sum(row["lead_s"] + row["understudy_s"] for row in rows),
-        moves={
+        moves=_moves(state),
+        counts={
             name.removeprefix(moves).strip('"}'): float(value)
             for name, value in samples.items()
             if name.startswith(moves)
@@ -224,8 +244,21 @@ def _get(url: str) -> bytes:
 
 
 def _report(
-    deed: str, url: str, hits: Sequence[Hit], before: Reading, after: Reading, took_s: float
+    deed: str,
+    url: str,
+    hits: Sequence[Hit],
+    moves: Mapping[int, Mapping[str, Any]],
+    before: Reading,
+    after: Reading,
+    took_s: float,
 ) -> dict[str, Any]:
+    # The first time that each was taken up again. (A server keeps its last 50 moves only.)
+    recovered_s = []
+    for one in hits:
+        for session in one.sessions:
+            since = [m["at_s"] for m in moves.values() if m["session"] == session]
+            since = [at_s - one.at_s for at_s in since if at_s >= one.at_s]
+            recovered_s += [min(since)] if since else []
     hit = {session for one in hits for session in one.sessions}
     heard_s = after.lead_s + after.understudy_s - before.lead_s - before.understudy_s
     return {
@@ -234,12 +267,12 @@ def _report(
         "took_s": round(took_s, 3),
         "hits": [asdict(one) for one in hits],
         "sessions": {
-            "before": len(before.sessions),
-            "after": len(after.sessions),
+            "before": before.live,
+            "after": after.live,
             "hit": len(hit),
             # A user may have gone by themselves: the server does not tell here.
-            "hit_and_gone": len(hit - after.sessions),
-            "silent_now": len(after.sessions - after.performed),
+            "hit_and_gone": len(hit - after.listed),
+            "silent_now": after.silent,
         },
         "heard": {
             "lead_s": round(after.lead_s - before.lead_s, 3),
@@ -248,17 +281,21 @@ def _report(
         },
         "billed_s": round(after.billed_s - before.billed_s, 3),
         "billed_less_heard_s": round(after.billed_s - before.billed_s - heard_s, 3),
-        "recoveries": round(after.moves.get("crash", 0.0) - before.moves.get("crash", 0.0)),
+        "recoveries": {
+            "wanted": sum(len(one.sessions) for one in hits),
+            "count": len(recovered_s),
+            "slowest_s": round(max(recovered_s, default=0.0), 3),
+        },
         "moves": {
-            why: round(count - before.moves.get(why, 0.0))
-            for why, count in sorted(after.moves.items())
+            why: round(count - before.counts.get(why, 0.0))
+            for why, count in sorted(after.counts.items())
         },
     }
 
 
 def table(result: Mapping[str, Any]) -> str:
     """The report as text."""
-    sessions, heard = result["sessions"], result["heard"]
+    sessions, heard, again = result["sessions"], result["heard"], result["recoveries"]
     past = {"kill": "killed", "freeze": "frozen"}[result["chaos"]]
     rows = [
         (f"workers {past}", str(len(result["hits"]))),
@@ -266,7 +303,8 @@ def table(result: Mapping[str, Any]) -> str:
         ("... performed by such a worker", str(sessions["hit"])),
         ("... and gone now (lost, or left)", str(sessions["hit_and_gone"])),
         ("... silent now", str(sessions["silent_now"])),
-        ("recoveries", str(result["recoveries"])),
+        ("recoveries", f"{again['count']} of {again['wanted']}"),
+        ("... the slowest after", f"{again['slowest_s']:.3f} s"),
         ("silence heard", f"{heard['silent_s']:.3f} s"),
         ("the understudy heard", f"{heard['understudy_s']:.1f} s"),
         ("the lead heard", f"{heard['lead_s']:.1f} s"),

@@ -327,6 +327,9 @@ def status(url: str, as_json: bool) -> None:
         f"Sessions ({state['waiting']} waiting)",
         *("user", "voice", "state", "performs", "lead", "understudy", "silent"),
     )
+    if isinstance(state["sessions"], int):  # where tokens are asked, users are not listed
+        click.echo(f"{state['sessions']} sessions, {state['waiting']} waiting")
+        return
     for session in state["sessions"]:
         performs = f"{session['role']} on {session['worker']}" if session["role"] else "nobody"
         heard = (f"{session['lead_s']:.1f} s", f"{session['understudy_s']:.1f} s")

@@ -98,12 +98,13 @@ def describe_voices(config: Config) -> list[dict[str, Any]]:
 
 def _build(spec: ModelSpec, slots: int) -> Model:
     """In this process: a deployed bundle's module is found by its folder, and by no other's."""
-    module = spec.engine.partition(":")[0]
     if spec.path:
-        sys.modules.pop(module, None)
         add_path(spec.path)
     try:
         return build_model(spec.engine, slots, spec.options)
     finally:
         if spec.path:
             remove_path(spec.path)
+            for name, found in list(sys.modules.items()):
+                if str(getattr(found, "__file__", None) or "").startswith(spec.path):
+                    del sys.modules[name]

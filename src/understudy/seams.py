@@ -6,7 +6,7 @@ Each seam has one behavioural contract suite in tests/contract that every adapte
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -108,6 +108,10 @@ class Store(Protocol):
 
     async def history(self, from_s: float) -> tuple[Sequence[Worker], Sequence[SessionRow]]:
         """The workers and sessions that were not over at `from_s`, those that are now included."""
+        ...
+
+    async def loaded(self) -> Collection[tuple[str, str]]:
+        """The (model, revision)s that some worker has ever loaded."""
         ...
 
     # sessions and their seats

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from understudy.bundle import Bundle, install, read_bundle
+from understudy.bundle import Bundle, install, read_bundle, verify
 from understudy.catalog import dump, load, newest
 from understudy.config import Config, ModelSpec, Voice
 from understudy.core.errors import ConfigError
@@ -104,17 +104,22 @@ async def rollback(voice: str, to: str | None, store: Store, clock: Clock) -> st
     if not deployments:
         raise ConfigError(f"{voice} was never deployed; `understudy voices` lists what there is")
     current = newest(deployments)[voice]
-    order = list(dict.fromkeys(d.revision for d in deployments))  # by their first deployment
+    # By their first deployment; what failed on the fleet is not gone back to unasked.
+    good = [d for d in deployments if to is not None or not d.failed or d is current]
+    order = list(dict.fromkeys(d.revision for d in good))
     if to is None:
         before = order[: order.index(current.revision)]
         if not before:
             raise ConfigError(f"{voice} {current.revision} is its first revision; nothing is older")
         to = before[-1]
-    found = [d for d in deployments if d.revision.startswith(to)]
+    found = [d for d in deployments if to and d.revision.startswith(to)]
+    if len({d.revision for d in found}) > 1:
+        raise ConfigError(f"{voice} has several revisions that begin with {to}; give more of it")
     if not found:
         raise ConfigError(f"{voice} has no revision {to}; there are {', '.join(order)}")
     spec, _ = load(found[-1].spec)
     if not await asyncio.to_thread(Path(spec.path).is_dir):
         raise ConfigError(f"the files of {voice} {spec.bundle} are no longer at {spec.path}")
+    await asyncio.to_thread(verify, Path(spec.path), spec.bundle)
     await store.deploy(replace(found[-1], at_s=clock.wall(), failed=""))
     return found[-1].revision

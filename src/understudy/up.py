@@ -31,6 +31,7 @@ from understudy.worker.check import check
 log = logging.getLogger(__name__)
 
 SWITCH_S: Final = 0.0005
+TRY_S: Final = 30.0  # before a model that did not load is tried again
 CATALOG_S: Final = 0.5  # how often deployments are looked for
 READY_S: Final = 30.0  # how long the first workers may take before the address is printed anyway
 
@@ -85,6 +86,9 @@ async def up(
 
     async def refresh() -> None:
         if await catalog.refresh():
+            for deployment in catalog.deployments:
+                if deployment.failed:
+                    edge.learn_failure(deployment.model, deployment.revision, deployment.failed)
             await read_cards()
             controller.nudge()
 
@@ -157,15 +161,19 @@ def lock_data(data: Path) -> IO[str]:
 
 async def _follow(catalog: Catalog, edge: Edge, clock: SystemClock) -> None:
     """Keeps up with what is deployed, and learns the cards of what was never loaded."""
-    tried: set[tuple[str, str]] = set()
+    tried: dict[tuple[str, str], float] = {}
+    trials: set[asyncio.Task[None]] = set()
     while True:
         try:
             await edge.refresh()
             for spec in list(catalog.current().models.values()):
                 key = (spec.name, spec.revision)
-                if spec.workers is None and key not in edge.cards and key not in tried:
-                    tried.add(key)
-                    await _try(spec, edge)
+                late = clock.now() - tried.get(key, -TRY_S) >= TRY_S
+                if spec.workers is None and key not in edge.cards and late and not trials:
+                    tried[key] = clock.now()
+                    trial = asyncio.get_running_loop().create_task(_try(spec, edge))
+                    trials.add(trial)
+                    trial.add_done_callback(trials.discard)
         except Exception:
             log.exception("the deployments could not be read; trying again")
         await clock.sleep(CATALOG_S)
@@ -180,9 +188,10 @@ async def _try(spec: ModelSpec, edge: Edge) -> None:
             if same
             else (await check(asdict(spec), Path(spec.path) if spec.path else None)).card
         )
-    except ModelFailed as error:
-        log.error("model %s: %s", spec.name, error.message)
-        edge.learn_failure(spec.name, spec.revision, error.message)
+    except Exception as error:
+        reason = error.message if isinstance(error, ModelFailed) else repr(error)
+        log.error("model %s: %s", spec.name, reason)
+        edge.learn_failure(spec.name, spec.revision, reason)
     else:
         edge.learn_card(spec.name, spec.revision, card)
 

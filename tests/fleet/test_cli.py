@@ -205,6 +205,10 @@ def test_a_server_with_a_secret_asks_for_tokens(tmp_path: Path) -> None:
             peer.event("live")
             status = urllib.request.urlopen(server.url + "/v1/status").read()
             assert json.loads(status)["sessions"] == 1  # a number, no names
+            shown = understudy("status", "--url", server.url, data=tmp_path)
+            assert "1 sessions, 0 waiting" in shown.stdout
+            seen = json.loads(urllib.request.urlopen(server.url + "/v1/fleet").read())
+            assert (seen["sessions"], seen["moves"]) == ([], [])
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 urllib.request.urlopen(server.url + "/v1/usage")
     finally:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import signal
+import sqlite3
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +13,12 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.fleet.raw import BINARY, TEXT, Raw
 from tests.server import SMALL, Server
 from understudy import Client
 from understudy.client import Refused, Stream
 from understudy.core import wire
+from understudy.edge.websocket import CLOSE_WAIT_S
 from understudy.store.sqlite import SqliteStore
 from understudy.usage import usage
 
@@ -292,3 +296,37 @@ async def test_a_drill_kills_workers_by_chance_and_the_session_goes_on(start: St
         await talker.stop()
         talker.check()
     assert "killed by signal 9" in server.log
+
+
+def test_a_resume_outlives_the_old_connection_that_was_not_yet_gone(start: Start) -> None:
+    server = start()
+    with Raw(server.port) as old:
+        old.start("alice")
+        resume = old.event("live")["resume"]
+        with Raw(server.port) as new:
+            new.start("alice", resume=resume)
+            assert new.event("live")["session"]
+            until = time.monotonic() + CLOSE_WAIT_S + 1.0  # the old one is cut meanwhile
+            while time.monotonic() < until:
+                new.frame(BINARY, bytes(CHUNK * 2))
+                kind, _ = new.next()
+                assert kind in (BINARY, TEXT)
+            new.say(type="stop")
+            assert new.event("ended")["reason"] == "stopped"
+
+
+async def test_a_locked_database_locks_no_user_out(start: Start) -> None:
+    server = start()
+    async with Client(server.url).stream("mirror", "alice") as stream:
+        talker = Talker(stream)
+        await talker.until_heard(0.3)
+        other = sqlite3.connect(server.data / "understudy.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        await talker.until_heard(0.3)
+        await talker.stop()
+        assert talker.check() == 0
+        await asyncio.to_thread(server.wait_for, "behind the store")
+        other.execute("COMMIT")
+        other.close()
+    async with asyncio.timeout(30), Client(server.url).stream("mirror", "alice") as stream:
+        assert isinstance(await anext(aiter(stream)), wire.Live)

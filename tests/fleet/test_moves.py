@@ -292,6 +292,8 @@ async def test_when_its_gpu_dies_the_session_goes_on_elsewhere(start: Start) -> 
         # No slot is free: the understudy covers for it until another GPU has loaded.
         await alone.until_live("understudy", 1)
         await alone.until_live("lead", 2)
+        moves = [m for m in fleet(server)["moves"] if m["why"] == "crash"]
+        assert [m["source"] for m in moves] == [on["c"]]
         await alone.until_heard(0.5)
         said, heard = await alone.stop()
         await speakers[0].stop()

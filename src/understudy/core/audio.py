@@ -187,6 +187,11 @@ class SampleLock:
                 self.answer(run.start, bytes(run.pcm), 0.0, now)
 
     @property
+    def fading(self) -> bool:
+        """Whether what is heard waits for both performers."""
+        return self._crossing is not None and self._crossing.begun
+
+    @property
     def newcomer_is_ahead(self) -> bool:
         crossing = self._crossing
         return crossing is not None and crossing.begun and crossing.new.end > crossing.old.end

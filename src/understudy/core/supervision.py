@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from understudy.core.fleet import Node, Worker
+from understudy.core.fleet import Node, Worker, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +14,7 @@ class Rules:
 
     first_backoff_s: float = 0.2
     max_backoff_s: float = 30.0
+    load_s: float = 900.0  # a worker that has not loaded by then hangs
     steady_s: float = 60.0  # a worker that lived this long clears its model's crashes
 
 
@@ -56,7 +57,12 @@ def supervise(
     A worker is recorded before its node is asked for, and is gone once its link is lost. So a node
     without a worker hangs, or its link is cut, or its owner forgot it: nobody can use it.
     """
-    owned = {worker.id for worker in workers}
+    hung_since = now - rules.load_s
+    owned = {
+        worker.id
+        for worker in workers
+        if worker.state is not WorkerState.LOADING or worker.started_s > hung_since
+    }
     nodes = tuple(nodes)
     crashes = memory
     discard = []

@@ -95,7 +95,7 @@ class ClientConnection(Peer):
     def on_lost(self) -> None:
         self._edge.forget(self)
         if self._session is not None:
-            self._session.client_lost()
+            self._session.client_lost(self)
 
     def refuse(self, error: UnderstudyError) -> None:
         if self._session is not None:
@@ -149,7 +149,7 @@ class ClientConnection(Peer):
         self._session = session
         early, self._early = self._early, []
         if self.transport is None:  # it left meanwhile
-            session.client_lost()
+            session.client_lost(self)
             return
         for item in early:
             if isinstance(item, bytes):

@@ -8,6 +8,7 @@ import logging
 import secrets
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, Final
 
 from understudy.config import Config, Voice, check_params
@@ -94,6 +95,7 @@ class Edge:
 
     async def open(self) -> None:
         await self._refresh()
+        self._loaded.update(await self.store.loaded())
         ended = await self.store.recover(self.name, self._clock.wall())
         if ended:
             log.warning("%d sessions of an earlier run had not ended; they have now", ended)
@@ -169,8 +171,13 @@ class Edge:
         if detached is not None and (detached.user, detached.voice) == (start.user, voice):
             if detached.client is not None:  # its old connection is dead but not yet gone
                 detached.client.close(1001, "resumed elsewhere")
-                detached.client_lost()
+                detached.client_lost(detached.client)
             if detached.state is State.DETACHED:
+                # Who performed for it goes on, whatever was deployed since.
+                cards = [casting.card for casting in detached.cast.values()]
+                part = detached.performer or detached.coming
+                if part is not None and part.link.card is not None:
+                    cards.append(part.link.card)
                 detached.rejoin(client, start.params, new_lock)
                 return detached
 
@@ -183,7 +190,6 @@ class Edge:
             self,
             self._clock,
             client,
-            self.region,
         )
         await self._begin(session, takeover=start.takeover)
         self.sessions[session.id] = session
@@ -229,6 +235,10 @@ class Edge:
             try:
                 await self.store.begin(row)
                 return
+            except StoreAway:  # it may have been written all the same
+                end = partial(self.store.end, row.id, "error", self._clock.wall())
+                self._spawn(self.insist(end))
+                raise
             except AlreadyLive as error:
                 other = self.sessions.get(error.session)
                 if other is None:  # beginning or ending at this moment
@@ -409,6 +419,9 @@ class Edge:
 
     def load_failed(self, link: WorkerLink, message: str) -> None:
         model = link.worker.model
+        returned = (w.id for w in self.seating.fleet.workers if w.state is WorkerState.STOPPING)
+        if self._closing or link.worker.id in returned:
+            return  # no failure: it was in the middle of its load when it was given back
         log.error("worker %s (%s): %s", link.worker.id, model, message)
         key = (model, link.worker.revision)
         self.learn_failure(*key, message)
@@ -513,7 +526,7 @@ class Edge:
                 }
                 for session in self.sessions.values()
             ],
-            "waiting": sum(s.state is State.WAITING for s in self.sessions.values()),
+            "waiting": sum(session.wants_lead for session in self.sessions.values()),
         }
 
     async def insist(self, write: Callable[[], Awaitable[None]]) -> None:

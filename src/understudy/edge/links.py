@@ -61,11 +61,14 @@ class WorkerLink(Peer):
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[int, Performing] = {}
         self._opening: set[int] = set()  # slots whose `opened` has not come yet
+        self._opens = 0
+        self._numbers: dict[
+            int, int
+        ] = {}  # of each slot's last `open`: an answer to another is old
         self._outgoing: list[bytes] = []  # audio on its way: one message a turn of the loop
         self.worker = Worker("", "", "", "", 0, WorkerState.LOADING, clock.wall())
         self.card: Card | None = None
         self.busy_s = 0.0  # the worker has spent in steps, by its own count
-        self.steps = 0
         self.heard_s = clock.now()
 
     # sessions
@@ -80,7 +83,9 @@ class WorkerLink(Peer):
         """Gives a slot to a session, whose input goes on (or is primed) at `position`."""
         self._sessions[slot] = session
         self._opening.add(slot)
-        self.say(type="open", slot=slot, position=position, params=dict(params))
+        self._opens += 1
+        self._numbers[slot] = self._opens
+        self.say(type="open", slot=slot, n=self._opens, position=position, params=dict(params))
 
     def release(self, slot: int, session: Performing) -> None:
         if self._sessions.get(slot) is session:
@@ -148,6 +153,8 @@ class WorkerLink(Peer):
                 self._become(WorkerState.GONE, reason="given back")
             case "failed":
                 self._fail(str(message["message"]))
+            case "opened" | "refused" if message["n"] != self._numbers.get(message["slot"]):
+                pass  # meant for the slot's last tenant
             case "opened":
                 self._opening.discard(message["slot"])
                 if session := self._sessions.get(message["slot"]):
@@ -156,7 +163,7 @@ class WorkerLink(Peer):
                 if session := self._sessions.pop(message["slot"], None):
                     session.refused(str(message["message"]))
             case "stats":
-                self.steps, self.busy_s = int(message["steps"]), float(message["busy_s"])
+                self.busy_s = float(message["busy_s"])
             case other:
                 log.warning(
                     "worker %s says %r, which this edge does not know", self.worker.id, other

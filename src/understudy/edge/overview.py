@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -32,11 +33,15 @@ class Overview:
         self._bill = Bill(0.0, 0.0, 0.0, 0.0)
         self._heard = dict.fromkeys(Role, 0.0)
         self._summed_s = -BILL_S
+        self._summing = asyncio.Lock()
 
     async def refresh(self) -> None:
         """Brings the day's sums up to date, if they are old."""
-        if self._clock.now() - self._summed_s < BILL_S:
-            return
+        async with self._summing:
+            if self._clock.now() - self._summed_s >= BILL_S:
+                await self._sum()
+
+    async def _sum(self) -> None:
         now = self._clock.wall()
         midnight = now - now % DAY_S  # UTC
         workers, sessions = await self._edge.store.history(midnight)
@@ -50,7 +55,8 @@ class Overview:
             for spec in self._edge.config().models.values()
             if spec.workers is None
         }
-        self._bill = add_up(workers, sessions, rented, midnight, now)
+        # In a thread: a day may have many sessions, and audio must not wait for them.
+        self._bill = await asyncio.to_thread(add_up, workers, sessions, rented, midnight, now)
         self._heard = dict(await self._edge.store.heard(midnight))
         self._summed_s = self._clock.now()
 
@@ -62,7 +68,7 @@ class Overview:
         return is_always_on(worker.model, self._edge.config())
 
     def as_json(self, *, names: bool) -> dict[str, Any]:
-        """What `GET /v1/fleet` answers; `names`: with users' names."""
+        """What `GET /v1/fleet` answers; `names`: with users and their sessions."""
         edge, fleet, config = self._edge, self._edge.seating.fleet, self._edge.config()
         now = self._clock.wall()
         seats = last_seats(fleet.seats)
@@ -75,8 +81,8 @@ class Overview:
             "now_s": now,
             "regions": sorted(regions | {edge.region}),
             "workers": [self._worker(worker, now) for worker in up],
-            "sessions": [self._session(row, seats, names=names) for row in fleet.sessions],
-            "moves": list(edge.moves),
+            "sessions": [self._session(row, seats) for row in fleet.sessions] if names else [],
+            "moves": list(edge.moves) if names else [],
             "waiting": sum((row.id, Role.LEAD) not in seats for row in fleet.sessions),
             "bill": {
                 "per_h": price[False],
@@ -95,7 +101,7 @@ class Overview:
                 "budget_per_h": config.rules.budget_per_h,
                 "patience": config.rules.patience,
             },
-            "failures": self._failures(),
+            "failures": self._failures(reasons=names),
         }
 
     def _worker(self, worker: Worker, now: float) -> dict[str, Any]:
@@ -129,9 +135,7 @@ class Overview:
             ],
         }
 
-    def _session(
-        self, row: SessionRow, seats: dict[tuple[str, Role], Seat], *, names: bool
-    ) -> dict[str, Any]:
+    def _session(self, row: SessionRow, seats: dict[tuple[str, Role], Seat]) -> dict[str, Any]:
         session = self._edge.sessions.get(row.id)
         lead, cover = seats.get((row.id, Role.LEAD)), seats.get((row.id, Role.UNDERSTUDY))
         performs = lead or cover  # as far as the store knows; this edge knows better of its own
@@ -144,7 +148,7 @@ class Overview:
         said = session.said if session else None
         return {
             "session": row.id,
-            "user": row.user if names else None,
+            "user": row.user,
             "voice": row.voice,
             "region": row.region,
             "state": str(session.state) if session else "live",
@@ -159,10 +163,14 @@ class Overview:
             "silent_s": session.silent_s if session else 0.0,
         }
 
-    def _failures(self) -> list[dict[str, str]]:
+    def _failures(self, *, reasons: bool) -> list[dict[str, str]]:
         found = {(d.model, d.revision): d.failed for d in self._deployments() if d.failed}
         return [
-            {"model": model, "revision": revision, "reason": reason}
+            {
+                "model": model,
+                "revision": revision,
+                "reason": reason if reasons else "the server's log says why",
+            }
             for (model, revision), reason in {**found, **self._edge.failures}.items()
         ]
 

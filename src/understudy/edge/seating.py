@@ -66,6 +66,12 @@ class Seating:
         self._spawn(self._seek(session))
 
     async def _seek(self, session: Session) -> None:
+        async with session.seating:
+            await self._find_seat(session)
+        self.nudge()
+        self.changed()
+
+    async def _find_seat(self, session: Session) -> None:
         try:
             roles = [Role.LEAD]
             if session.performer is None and Role.UNDERSTUDY in session.cast:
@@ -81,17 +87,16 @@ class Seating:
         except Exception as error:
             words = ("session %s: no slot could be sought", session.id)
             log.exception(*words, extra={"session": session.id})
-            session.fail(Internal(f"the store failed: {error}"))
+            if session.performer is None:
+                session.fail(Internal(f"the store failed: {error}"))
         finally:
             session.seats_pending -= 1
             session.seats_changed += 1
-        self.nudge()
-        self.changed()
 
     async def _place(self, session: Session, role: Role) -> Placement | None:
         model = session.cast[role].voice.model
         spec = self._config().models.get(model)
-        why = "connect" if session.state in (State.WAITING, State.LEAVING) else "crash"
+        why = "crash" if session.has_performed else "connect"
         revision = spec.revision if spec else ""
         misfits = frozenset(
             of
@@ -115,11 +120,12 @@ class Seating:
         self._spawn(self._release(session, part))
 
     async def _release(self, session: Session, part: Part) -> None:
-        try:
-            await self._insist(lambda: self._store.release(session.id, part.worker, part.slot))
-        finally:
-            session.seats_pending -= 1
-            session.seats_changed += 1
+        async with session.seating:
+            try:
+                await self._insist(lambda: self._store.release(session.id, part.worker, part.slot))
+            finally:
+                session.seats_pending -= 1
+                session.seats_changed += 1
         self.nudge()
         self.changed()
 

@@ -121,12 +121,10 @@ class Session:
         placing: Placing,
         clock: Clock,
         client: Client,
-        region: str,
     ) -> None:
         self.id = session_id
         self.resume = resume
         self.user = start.user
-        self.region = region
         self.cast = cast
         self.voice = cast[Role.LEAD].voice
         self.wish: wire.Params = start.params
@@ -142,6 +140,7 @@ class Session:
         self._clock = clock
         self.performer: Part | None = None
         self.coming: Part | None = None
+        self.seating = asyncio.Lock()  # one change of its seats at a time
         self.seats_pending = 0  # changes of its seats that the store is asked for
         self.seats_changed = 0  # ... and those that are done
         self._heard_s = dict.fromkeys(Role, 0.0)  # before `_counted`, and on lost connections
@@ -197,11 +196,18 @@ class Session:
         part = Part(self, link, slot, role, casting or self.cast[Role.LEAD], why)
         has_lead = any(part.role is Role.LEAD for part in parts)
         fits = link.card is not None and self.lock.fits(link.card)
+        if role is Role.LEAD and not fits:
+            return  # it keeps the seat, or it would be given the next such one; nobody is heard
         if casting is None or not fits or (role is Role.UNDERSTUDY and has_lead):
             self._placing.release(self, part)
         elif self.coming is None and (self.state, Event.SLOT) in TABLE:
             self.coming = part
             self.on(Event.SLOT)
+
+    @property
+    def has_performed(self) -> bool:
+        """Whether any worker was ever heard."""
+        return self._metered_part[0] != ""
 
     @property
     def wants_lead(self) -> bool:
@@ -215,7 +221,8 @@ class Session:
         if limit is not None and now - self.since_s > limit:
             self.on(Event.DEADLINE)
             return
-        if self.state is _MOVING and self.lock.is_overdue(now):  # one of the two is stuck
+        if self.state is _MOVING and self.lock.fading and self.lock.is_overdue(now):
+            # One of the two is stuck.
             if self.lock.newcomer_is_ahead:
                 self.lock.leave(now)
                 self.on(Event.CROSSED)
@@ -263,7 +270,9 @@ class Session:
         while len(self._changes) > 1 and self._changes[1][0] <= position:
             self._changes.popleft()
 
-    def client_lost(self) -> None:
+    def client_lost(self, client: Client) -> None:
+        if self.client is not client:
+            return  # an old connection's end: the user is back on another
         self.client = None
         self.on(Event.CLIENT_LOST)
 
@@ -399,6 +408,7 @@ class Session:
         self._meter.performer(self.lock.heard)
         self._count()
         worker = part.link.worker
+        before = self._metered_part[0]
         self._metered_part = (worker.id, worker.region, worker.model, part.role)
         self.performer, self.coming = part, None
         if old is not None:
@@ -414,7 +424,7 @@ class Session:
                 resume=self.resume,
             )
         )
-        self._placing.promoted(self, old.worker if old else None, part)
+        self._placing.promoted(self, before or None, part)
 
     def _drop(self) -> None:
         if self.coming is not None:

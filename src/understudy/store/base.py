@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 from understudy.core.fleet import Deployment, Fleet, Placement, Request, SessionRow, Worker
@@ -45,6 +45,9 @@ class SqlStore(ABC):
 
     async def history(self, from_s: float) -> tuple[Sequence[Worker], Sequence[SessionRow]]:
         return await self._run(Kind.READ, transactions.history, from_s)
+
+    async def loaded(self) -> Collection[tuple[str, str]]:
+        return await self._run(Kind.READ, transactions.loaded)
 
     async def begin(self, row: SessionRow) -> None:
         await self._run(Kind.EACH, transactions.begin, row)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
-from understudy.core.errors import ConfigError
+from understudy.core.errors import ConfigError, StoreAway
 from understudy.store.base import SqlStore
 from understudy.store.transactions import VERSION, Done, Kind, Rows, Transaction, advance, script
 
@@ -63,6 +63,10 @@ class SqliteStore(SqlStore):
             await asyncio.get_running_loop().run_in_executor(self._thread, self._db.close)
         self._thread.shutdown()
 
+    def _roll_back(self) -> None:
+        if self._db is not None and self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
     async def is_leader(self) -> bool:
         return True  # one machine has one server: `up` holds its folder's lock
 
@@ -71,13 +75,16 @@ class SqliteStore(SqlStore):
     ) -> T:
         def transaction() -> T:
             assert self._db is not None, "the store is not open"
-            self._db.execute(_BEGIN[kind])
             try:
+                self._db.execute(_BEGIN[kind])
                 result = _answer(self._db, work(*args, **kwargs))
+                self._db.execute("COMMIT")
+            except sqlite3.OperationalError as error:  # locked, or the disk is full
+                self._roll_back()
+                raise StoreAway(f"{self._path.name} cannot be used now: {error}") from error
             except BaseException:
-                self._db.execute("ROLLBACK")
+                self._roll_back()
                 raise
-            self._db.execute("COMMIT")
             return result
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)

@@ -195,6 +195,11 @@ def history(from_s: float) -> Transaction[tuple[list[Worker], list[SessionRow]]]
     return [_worker(row) for row in workers], [SessionRow(*row) for row in sessions]
 
 
+def loaded() -> Transaction[set[tuple[str, str]]]:
+    rows = yield Ask("SELECT DISTINCT model, revision FROM workers WHERE ready_s IS NOT NULL", ())
+    return {(model, revision) for model, revision in rows}
+
+
 # Sessions and their seats
 
 

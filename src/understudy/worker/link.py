@@ -10,15 +10,17 @@ import os
 import random
 import signal
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
+from understudy.bundle_files import verify
 from understudy.core.errors import ConfigError
 from understudy.core.wire import decode_records, encode_header
 from understudy.seams import Clock, Model
 from understudy.worker.bundle_path import add_path
-from understudy.worker.slots import Slots, card_of
+from understudy.worker.slots import Slots, card_of, warm_up
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class WorkerLink(WSListener):
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._slots: Slots | None = None
+        self._numbers: dict[int, int] = {}  # of each slot's last `open`
         self._stepping = False
         self._busy_s = 0.0
         self._steps = 0
@@ -84,8 +87,9 @@ class WorkerLink(WSListener):
         try:
             match message["type"]:
                 case "open":
+                    self._numbers[slot] = message["n"]
                     slots.open(slot, message["position"], message["params"])
-                    self.say(type="opened", slot=slot)
+                    self.say(type="opened", slot=slot, n=message["n"])
                 case "params":
                     slots.set_params(slot, message["params"])
                 case "shed":
@@ -96,7 +100,10 @@ class WorkerLink(WSListener):
                     log.warning("the edge says %r, which this worker does not know", other)
         except ValueError as error:
             slots.close(slot)
-            self.say(type="refused", slot=slot, message=str(error))
+            self._refuse(slot, str(error))
+
+    def _refuse(self, slot: int, message: str) -> None:
+        self.say(type="refused", slot=slot, n=self._numbers.get(slot, 0), message=message)
 
     def say(self, **message: Any) -> None:
         if self.transport is not None:
@@ -137,7 +144,7 @@ class WorkerLink(WSListener):
         self._steps += 1
         for slot, message in self._slots.refused:
             self._slots.close(slot)
-            self.say(type="refused", slot=slot, message=message)
+            self._refuse(slot, message)
         self._slots.refused.clear()
         if outputs:
             parts: list[bytes] = []
@@ -183,10 +190,12 @@ async def run(
     )
     try:
         if spec.get("path"):
+            await asyncio.to_thread(verify, Path(spec["path"]), spec["revision"])
             add_path(spec["path"])
         model = build_model(spec["engine"], spec["slots"], spec["options"])
         # In a thread: a load may take many seconds, and the link has to stay alive meanwhile.
         await asyncio.to_thread(model.load, spec.get("device", "cpu"))
+        await asyncio.to_thread(warm_up, model)
         # What stands for a heavier load counts from when the process was asked for.
         waited_s = asyncio.get_running_loop().time() - spec.get("asked_at", started)
         await clock.sleep(max(0.0, spec.get("load_s", 0.0) - waited_s))

@@ -14,6 +14,7 @@ from understudy.core.wire import BYTES_PER_SAMPLE, Card
 from understudy.seams import Model
 
 FULL_SCALE: Final = 32768.0
+WARM_UP_FRAMES: Final = 2400
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,17 @@ def card_of(model: Model) -> Card:
         controls=model.controls,
         alignment=model.alignment_samples,
     )
+
+
+def warm_up(model: Model) -> None:
+    """A model's first steps may compile for seconds, in which a worker would be taken for dead."""
+    slots = Slots(model)
+    slots.open(0, 0, {})
+    samples = max(1, model.burst) * model.frame
+    slots.feed(0, 0, bytes(min(samples, WARM_UP_FRAMES * model.frame) * BYTES_PER_SAMPLE))
+    while slots.due:
+        slots.step()
+    slots.close(0)
 
 
 class Slots:

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
+from understudy.core.session import DEADLINES, State
 from understudy.seams import Model
 from understudy.worker.declared import Refused, Watched, check_attributes, check_params, located
 from understudy.worker.likeness import (
@@ -34,7 +35,7 @@ ALIKE: Final = 1e-4 * 32768  # how far a slot alone may be from the same slot in
 ALIKE_DB: Final = 60.0  # and a primed one from the one that stayed
 SETTLED_S: Final = 0.010  # ... from here on: until then the two are crossfaded
 CUTS_S: Final = (0.31, 0.63)  # where the primed one starts to listen
-PRIME_MAX_S: Final = 10.0
+PRIME_MAX_S: Final = DEADLINES[State.MOVING] / 2
 LATE_S: Final = 0.030
 
 
