@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from understudy.config import Config, ModelSpec, Voice, check_params
 from understudy.core.audio import SampleLock
 from understudy.core.errors import BadParams
-from understudy.edge.edge import describe
+from understudy.edge.listing import describe
 from understudy.resample import SoxrResampler
 from understudy.seams import Model
 from understudy.worker.bundle_path import add_path, remove_path

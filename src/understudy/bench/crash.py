@@ -66,6 +66,7 @@ SPEECH_S: Final = 30.0
 SLOTS: Final = 4
 LOAD_S: Final = 1.0
 COVERS: Final = 2  # workers of the understudy
+LEAVE_S: Final = 6.0  # a provider waits for 3 s before it kills
 ALIKE_MS: Final = 1000.0  # billed and heard
 MISSED_P95_MS: Final = 100.0
 MISSED_P99_MS: Final = 250.0
@@ -317,8 +318,7 @@ async def _round(
         await server.seen(lambda state: _all_led(state, users))
         await asyncio.sleep(effort.settle_s)
         one.rss_mb = rss_mb, _rss_mb(server)
-        up = {worker["id"] for worker in (await asyncio.to_thread(server.fleet))["workers"]}
-        one.left = len(await asyncio.to_thread(chaos.processes, _started(server) - up))
+        one.left = await _left(server)
         for speaker in speakers:
             await _leave(speaker, one)
     rows = json.loads(await asyncio.to_thread(server.get, "/v1/usage"))["usage"]
@@ -369,6 +369,17 @@ def _all_led(state: dict[str, Any], users: dict[str, int]) -> bool:
 def _started(server: Server) -> set[str]:
     """Every worker that it ever started."""
     return {found[1] for line in server.lines if (found := re.search(r"node (\S+) starts", line))}
+
+
+async def _left(server: Server) -> int:
+    """How many workers still run that the fleet no longer knows, given the time to end them."""
+    until_s = time.perf_counter() + LEAVE_S
+    while True:
+        up = {worker["id"] for worker in (await asyncio.to_thread(server.fleet))["workers"]}
+        left = await asyncio.to_thread(chaos.processes, _started(server) - up)
+        if not left or time.perf_counter() > until_s:
+            return len(left)
+        await asyncio.sleep(0.1)
 
 
 def _rss_mb(server: Server) -> float:

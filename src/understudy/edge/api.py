@@ -24,6 +24,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from understudy.core.errors import StoreAway, UnderstudyError
+from understudy.edge import listing
 from understudy.edge.edge import Edge
 from understudy.edge.gate import HostCheck
 from understudy.edge.metrics import exposition
@@ -121,10 +122,10 @@ def build_app(
         return FileResponse(PAGE / "fleet.html") if (PAGE / "fleet.html").exists() else _missing()
 
     async def voices(request: Request) -> Response:
-        return JSONResponse({"voices": edge.voices()})
+        return JSONResponse({"voices": listing.voices(edge)})
 
     async def status(request: Request) -> Response:
-        return JSONResponse(edge.status(names=not private))
+        return JSONResponse(listing.status(edge, names=not private))
 
     async def use(request: Request) -> Response:
         query = request.query_params

@@ -34,7 +34,6 @@ LEDGER_S: Final = 0.5  # what a crash of this process may lose
 FAILED_LOADS: Final = 2  # of a revision that never loaded: then the one before is taken again
 MOVES: Final = 50  # so many of the last are shown
 MAX_CONNECTIONS: Final = 2000
-DEFAULT_RATE_HZ: Final = 24_000  # recommended for a model that takes any rate
 
 CheckToken = Callable[[str | None, str], None]  # (token, user); raises BadToken
 
@@ -471,64 +470,6 @@ class Edge:
             for link in self.links.values()
         )
 
-    def voices(self) -> list[dict[str, Any]]:
-        return [
-            describe(voice.name, self.config(), self.card(voice.model))
-            | {
-                "ready": self.ready(voice.model),
-                "runs": Counter(
-                    worker.revision
-                    for worker in self.seating.fleet.workers
-                    if worker.model == voice.model
-                ),
-                "failures": {
-                    revision: reason
-                    for (model, revision), reason in self._failures.items()
-                    if model == voice.model
-                },
-            }
-            for voice in self.config().voices.values()
-        ]
-
-    def status(self, *, names: bool) -> dict[str, Any]:
-        """The state of things; `names`: with its sessions and users one by one."""
-        state = self._status()
-        return state if names else state | {"sessions": len(self.sessions)}
-
-    def _status(self) -> dict[str, Any]:
-        return {
-            "edge": self.name,
-            "region": self.region,
-            "workers": [
-                {
-                    "id": worker.id,
-                    "model": worker.model,
-                    "revision": worker.revision,
-                    "region": worker.region,
-                    "state": "draining" if worker.draining else worker.state,
-                    "slots": worker.slots,
-                    "taken": worker.taken,
-                    "boot_s": worker.ready_s and round(worker.ready_s - worker.started_s, 3),
-                }
-                for worker in self.seating.fleet.workers
-            ],
-            "sessions": [
-                {
-                    "session": session.id,
-                    "user": session.user,
-                    "voice": session.voice.name,
-                    "state": session.state,
-                    "role": session.performer.role if session.performer else None,
-                    "worker": session.performer.worker if session.performer else None,
-                    "lead_s": round(session.heard_s(Role.LEAD), 3),
-                    "understudy_s": round(session.heard_s(Role.UNDERSTUDY), 3),
-                    "silent_s": round(session.silent_s, 3),
-                }
-                for session in self.sessions.values()
-            ],
-            "waiting": sum(session.wants_lead for session in self.sessions.values()),
-        }
-
     async def insist(self, write: Callable[[], Awaitable[None]]) -> None:
         """Writes what may be written late (and twice), however long the store is away."""
         while True:
@@ -550,40 +491,6 @@ class Edge:
         with contextlib.suppress(asyncio.CancelledError):
             if error := task.exception():
                 log.error("the store failed", exc_info=error)
-
-
-def describe(name: str, config: Config, card: wire.Card | None) -> dict[str, Any]:
-    """A voice as `GET /v1/voices` and `understudy voices` show it."""
-    voice = config.voice(name)
-    latency_ms = None
-    sample_rate = None
-    if card is not None:
-        sample_rate = card.sample_rate or DEFAULT_RATE_HZ
-        latency_ms = round((card.latency + card.frame - 1) / sample_rate * 1e3, 3)
-    return {
-        "name": voice.name,
-        "title": voice.title,
-        "model": voice.model,
-        "revision": config.models[voice.model].revision,
-        "always_on": config.models[voice.model].workers is not None,
-        "sample_rate": sample_rate,
-        "latency_ms": latency_ms,
-        "params": dict(voice.params),
-        "controls": {} if card is None else _controls(card.controls),
-        "understudy": cover.name if (cover := config.understudy_of(voice)) else None,
-    }
-
-
-def _controls(controls: Mapping[str, wire.Control]) -> dict[str, dict[str, Any]]:
-    return {
-        name: {
-            "min": control.min,
-            "max": control.max,
-            "default": control.default,
-            "unit": control.unit,
-        }
-        for name, control in controls.items()
-    }
 
 
 def _new_id() -> str:
