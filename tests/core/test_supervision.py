@@ -105,3 +105,18 @@ def test_what_is_left_is_one_worker_a_node(
     discarded, lost = {n.id for n in verdict.discard}, {w.id for w in verdict.lost}
     assert not discarded & lost
     assert {n.id for n in nodes} - discarded == owned - lost - exited
+
+
+def test_who_served_for_a_while_is_not_held_against_its_model() -> None:
+    memory: Memory = {}
+    for k in range(5):
+        now = 1000.0 + 10.0 * k
+        node = Node(f"n{k}", "m", "r1", "sf", "killed by signal 9", started_s=now - 600.0)
+        verdict, memory = supervise([node], [], Rules(), now, memory)
+        assert verdict.discard == (node,)
+        assert verdict.held == frozenset()
+    for k in range(3):
+        now = 2000.0 + k
+        node = Node(f"y{k}", "m", "r1", "sf", "killed by signal 9", started_s=now - 5.0)
+        verdict, memory = supervise([node], [], Rules(), now, memory)
+    assert verdict.held == frozenset({"m"})

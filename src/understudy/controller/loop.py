@@ -184,7 +184,7 @@ class Controller:
                 wanted.price_per_h,
             )
         )
-        node = Node(name, start.model, start.revision, start.region)
+        node = Node(name, start.model, start.revision, start.region, started_s=self._clock.wall())
         self._begin(name, self._ask_for(node))
 
     async def _ask_for(self, node: Node) -> None:

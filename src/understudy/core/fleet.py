@@ -48,6 +48,7 @@ class Node:
     revision: str
     region: str
     exited: str | None = None
+    started_s: float | None = None  # Unix time, where it is known
 
 
 @dataclass(frozen=True, slots=True)

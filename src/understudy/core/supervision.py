@@ -15,7 +15,7 @@ class Rules:
     first_backoff_s: float = 0.2
     max_backoff_s: float = 30.0
     load_s: float = 900.0  # a worker that has not loaded by then hangs
-    steady_s: float = 60.0  # a worker that lived this long clears its model's crashes
+    steady_s: float = 60.0  # who lived this long did not crash by its model's fault, and clears it
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,9 @@ def supervise(
         if node.exited is None and node.id in owned:
             continue
         discard.append(node)
-        crashes = crashed(node.model, rules, now, crashes)
+        # One that served for a while says nothing of the next one's chances: machines are lost.
+        if node.started_s is None or now - node.started_s < rules.steady_s:
+            crashes = crashed(node.model, rules, now, crashes)
     there = {node.id for node in nodes}
     lost = tuple(worker for worker in workers if worker.id not in there)
     held = frozenset(
