@@ -27,7 +27,7 @@ from understudy.seams import Clock, Store
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
-STALL_S: Final = 0.25  # between two ticks: then silence is our own
+STALL_S: Final = 0.15  # between two ticks: then silence is our own
 AWAY_S: Final = 0.5  # between two tries to write to a store that is away
 ENDING_S: Final = 2.0  # how long a session's end may take to be written
 LEDGER_S: Final = 0.5  # what a crash of this process may lose
@@ -106,13 +106,16 @@ class Edge:
     async def run(self) -> None:
         """The tick, for as long as the edge serves."""
         before = self._clock.now()
+        stalled = False
         while True:
             await self._clock.sleep(TICK_S)
             now = self._clock.now()
-            if now - before > STALL_S:  # we were away ourselves, and heard nobody
+            stalled = now - before > STALL_S and not stalled  # not twice in a row: time goes on
+            before = now
+            if stalled:  # we were away ourselves: what was said meanwhile is still to be read
                 for link in self.links.values():
                     link.heard_s = now
-            before = now
+                continue
             for session in list(self.sessions.values()):
                 session.tick(now)
             for client in list(self._clients):
