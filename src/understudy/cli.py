@@ -21,7 +21,6 @@ from understudy.sim.command import simulate
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from understudy.core.ledger import Use
     from understudy.seams import Store
 
 T = TypeVar("T")
@@ -77,10 +76,23 @@ def exists(where: str | Path) -> bool:
     return isinstance(where, str) or where.exists()
 
 
+def with_store(where: str | Path, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Opens a store for one piece of work, whether a server runs on it or not."""
+    from understudy.store import open_store
+
+    async def run() -> T:
+        store = await open_store(where)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
 def voices_of(data: Path | None) -> Config:
     """The voices of a data folder: those of understudy.toml, and what was deployed."""
     from understudy.catalog import Catalog
-    from understudy.store import open_store
 
     folder = data_dir(data)
     file = ConfigFile.of_data(folder)
@@ -88,16 +100,12 @@ def voices_of(data: Path | None) -> Config:
     if not exists(where):
         return file.current()
 
-    async def read() -> Config:
-        store = await open_store(where)
-        try:
-            catalog = Catalog(file, store)
-            await catalog.refresh()
-            return catalog.current()
-        finally:
-            await store.close()
+    async def read(store: Store) -> Config:
+        catalog = Catalog(file, store)
+        await catalog.refresh()
+        return catalog.current()
 
-    return asyncio.run(read())
+    return with_store(where, read)
 
 
 @contextlib.contextmanager
@@ -341,20 +349,9 @@ def status(url: str, as_json: bool) -> None:
 
 def change_store(data: Path | None, work: Callable[[Store, Config, Path], Awaitable[T]]) -> T:
     """Runs something on a data folder's store, whether a server runs on it or not."""
-    from understudy.store import open_store
-
     folder = data_dir(data)
     config = ConfigFile.of_data(folder).current()
-    where = where_of(folder)
-
-    async def run() -> T:
-        store = await open_store(where)
-        try:
-            return await work(store, config, folder)
-        finally:
-            await store.close()
-
-    return asyncio.run(run())
+    return with_store(where_of(folder), lambda store: work(store, config, folder))
 
 
 @cli.command()
@@ -438,20 +435,12 @@ def usage(
 ) -> None:
     """What each user heard, out of the ledger; the server may run or not."""
     from understudy import usage as ledger
-    from understudy.store import open_store
 
     where = where_of(data_dir(data))
     if not exists(where):
         raise Sentence(f"there is no ledger at {where} yet; start a server, or pass --data")
 
-    async def read() -> list[Use]:
-        store = await open_store(where)
-        try:
-            return await ledger.usage(store, user, start, end)
-        finally:
-            await store.close()
-
-    uses = asyncio.run(read())
+    uses = with_store(where, lambda store: ledger.usage(store, user, start, end))
     if as_json:
         click.echo(json.dumps({"usage": ledger.as_rows(uses)}, indent=2))
     elif as_csv:

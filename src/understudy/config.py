@@ -76,6 +76,11 @@ class Config:
     voices: Mapping[str, Voice]
     rules: Rules = field(default_factory=Rules)  # what the operator chooses of the policy
 
+    def is_rented(self, model: str) -> bool:
+        """Whether its workers come and go; those of the others are always on."""
+        spec = self.models.get(model)
+        return spec is None or spec.workers is None
+
     def understudy_of(self, voice: Voice) -> Voice | None:
         """The voice that covers while no lead is ready, always on; a voice of a model that is
         always on itself needs none."""

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import secrets
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -166,8 +166,8 @@ class Edge:
         cast, cards = self._cast(voice)
         check_params(voice, start.params, cast[Role.LEAD].card.controls)
 
-        def new_lock() -> SampleLock:
-            return SampleLock(start.sample_rate, self._resampling, *cards)
+        def locks(cards: Sequence[wire.Card]) -> Callable[[], SampleLock]:
+            return lambda: SampleLock(start.sample_rate, self._resampling, *cards)
 
         detached = self._by_resume.get(start.resume or "")
         if detached is not None and (detached.user, detached.voice) == (start.user, voice):
@@ -176,11 +176,11 @@ class Edge:
                 detached.client_lost(detached.client)
             if detached.state is State.DETACHED:
                 # Who performed for it goes on, whatever was deployed since.
-                cards = [casting.card for casting in detached.cast.values()]
+                theirs = [casting.card for casting in detached.cast.values()]
                 part = detached.performer or detached.coming
                 if part is not None and part.link.card is not None:
-                    cards.append(part.link.card)
-                detached.rejoin(client, start.params, new_lock)
+                    theirs.append(part.link.card)
+                detached.rejoin(client, start.params, locks(theirs))
                 return detached
 
         session = Session(
@@ -188,7 +188,7 @@ class Edge:
             secrets.token_urlsafe(16),
             start,
             cast,
-            new_lock,
+            locks(cards),
             self,
             self._clock,
             client,

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from understudy.config import Config
 from understudy.core.bill import Bill, Rate, add_up
 from understudy.core.fleet import Deployment, Seat, SessionRow, Worker, WorkerState
 from understudy.core.ledger import Role
@@ -65,7 +64,7 @@ class Overview:
         return self._bill
 
     def is_always_on(self, worker: Worker) -> bool:
-        return is_always_on(worker.model, self._edge.config())
+        return not self._edge.config().is_rented(worker.model)
 
     def as_json(self, *, names: bool) -> dict[str, Any]:
         """What `GET /v1/fleet` answers; `names`: with users and their sessions."""
@@ -173,11 +172,6 @@ class Overview:
             }
             for (model, revision), reason in {**found, **self._edge.failures}.items()
         ]
-
-
-def is_always_on(model: str, config: Config) -> bool:
-    spec = config.models.get(model)
-    return spec is not None and spec.workers is not None
 
 
 def why(session: Session | None) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from understudy.config import Config
 from understudy.core import wire
 from understudy.core.errors import Internal, StoreAway
-from understudy.core.fleet import Fleet, Placement, Request, SessionRow, Worker, WorkerState
+from understudy.core.fleet import Fleet, Placement, Request, SessionRow, WorkerState
 from understudy.core.ledger import Role
 from understudy.core.pools import DEFAULT_BOOT_S, last_seats, waiting_for
 from understudy.core.session import State
@@ -214,7 +214,7 @@ class Seating:
         up = [worker for worker in self.fleet.workers if worker.state is not WorkerState.STOPPING]
         if spec.workers is not None:
             return sum(worker.model == model for worker in up) >= spec.workers
-        rented = [worker for worker in up if _is_rented(worker, config)]
+        rented = [worker for worker in up if config.is_rented(worker.model)]
         if rules.max_nodes is not None and len(rented) >= rules.max_nodes:
             return True
         spent = sum(worker.price_per_h for worker in rented) + spec.price_per_h
@@ -229,11 +229,6 @@ class Seating:
             return None
         mean_s = sum(self._lengths_s) / len(self._lengths_s)
         return round(position * mean_s / slots, 1)
-
-
-def _is_rented(worker: Worker, config: Config) -> bool:
-    spec = config.models.get(worker.model)
-    return spec is None or spec.workers is None
 
 
 def loading_event(session: Session, boot_s: float | None, passed_s: float) -> wire.Loading:
