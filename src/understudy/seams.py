@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from understudy.core.fleet import (
     Deployment,
+    EdgeRow,
     Fleet,
+    Link,
     Node,
     Placement,
     Request,
+    Seat,
     SessionRow,
     Worker,
 )
@@ -102,8 +105,9 @@ class Store(Protocol):
         """Marks a worker without seats as stopping; False: somebody sits there."""
         ...
 
-    async def gone(self, worker: str, at_s: float, reason: str) -> None:
-        """The worker is no more, and neither are its seats. Idempotent: the first counts."""
+    async def gone(self, worker: str, at_s: float | None, reason: str) -> None:
+        """The worker is no more, and neither are its seats. Idempotent: the first counts. Where
+        nobody knows when that was (None), it is when it was last heard of."""
         ...
 
     async def history(self, from_s: float) -> tuple[Sequence[Worker], Sequence[SessionRow]]:
@@ -114,10 +118,30 @@ class Store(Protocol):
         """The (model, revision)s that some worker has ever loaded."""
         ...
 
+    # edges, and which workers they reach
+
+    async def beat(self, edge: EdgeRow) -> None:
+        """The edge lives; said again and again."""
+        ...
+
+    async def lose(self, edge: str, at_s: float) -> int:
+        """The edge is no more (or begins anew): its links and its sessions' seats are gone, and
+        each session is an orphan until another edge adopts it. Returns how many those are."""
+        ...
+
+    async def link(self, link: Link) -> bool:
+        """The edge reaches the worker, and how far it is; False: the worker counts as gone."""
+        ...
+
+    async def unlink(self, worker: str, edge: str) -> None:
+        """The edge reaches the worker no more; what its sessions had there is free."""
+        ...
+
     # sessions and their seats
 
-    async def begin(self, row: SessionRow) -> None:
-        """Records a live session. Raises AlreadyLive if the user has one."""
+    async def begin(self, row: SessionRow, seat: Seat | None = None) -> bool:
+        """Records a live session, and seats it there if that slot is still free: whether it was.
+        Raises AlreadyLive if the user has one. On a network, one round trip."""
         ...
 
     async def place(self, request: Request) -> Placement | None:
@@ -130,17 +154,26 @@ class Store(Protocol):
         (None: on no worker of that model); False: that is not so any more, or nothing is free."""
         ...
 
-    async def release(self, session: str, worker: str, slot: int) -> None:
-        """The seat is free again, if it is this session's. Idempotent."""
+    async def release(self, session: str, worker: str, slot: int, edge: str) -> None:
+        """The seat is free again, if it is this session's, and that this edge's. Idempotent."""
         ...
 
-    async def end(self, session: str, reason: str, at_s: float) -> None:
-        """The session is over and its seats free. Idempotent: the first end counts."""
+    async def end(self, session: str, reason: str, at_s: float, edge: str) -> None:
+        """The session is over and its seats free, if it is this edge's. Idempotent: the first end
+        counts."""
         ...
 
-    async def recover(self, edge: str, at_s: float) -> int:
-        """Ends what an earlier life of this edge left live, its workers too; returns how many
-        sessions that were."""
+    async def evict(self, session: str, reason: str) -> None:
+        """Asks the edge that has a session to end it."""
+        ...
+
+    async def adopt(self, user: str, resume: str, edge: str, region: str) -> SessionRow | None:
+        """Takes on the user's live session whose token has this hash, whoever had it; it has no
+        seat then. None: there is no such session (any more)."""
+        ...
+
+    async def expire(self, before_s: float) -> int:
+        """Ends the sessions that have been orphans since before; returns how many."""
         ...
 
     # what is learnt and shipped

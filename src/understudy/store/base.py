@@ -7,7 +7,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
-from understudy.core.fleet import Deployment, Fleet, Placement, Request, SessionRow, Worker
+from understudy.core.fleet import (
+    Deployment,
+    EdgeRow,
+    Fleet,
+    Link,
+    Placement,
+    Request,
+    Seat,
+    SessionRow,
+    Worker,
+)
 from understudy.core.ledger import Interval, Role
 from understudy.core.wire import Card
 from understudy.store import transactions
@@ -40,7 +50,7 @@ class SqlStore(ABC):
     async def retire(self, worker: str) -> bool:
         return await self._run(Kind.WRITE, transactions.retire, worker)
 
-    async def gone(self, worker: str, at_s: float, reason: str) -> None:
+    async def gone(self, worker: str, at_s: float | None, reason: str) -> None:
         await self._run(Kind.WRITE, transactions.gone, worker, at_s, reason)
 
     async def history(self, from_s: float) -> tuple[Sequence[Worker], Sequence[SessionRow]]:
@@ -49,8 +59,20 @@ class SqlStore(ABC):
     async def loaded(self) -> Collection[tuple[str, str]]:
         return await self._run(Kind.READ, transactions.loaded)
 
-    async def begin(self, row: SessionRow) -> None:
-        await self._run(Kind.EACH, transactions.begin, row)
+    async def beat(self, edge: EdgeRow) -> None:
+        await self._run(Kind.EACH, transactions.beat, edge)
+
+    async def lose(self, edge: str, at_s: float) -> int:
+        return await self._run(Kind.WRITE, transactions.lose, edge, at_s)
+
+    async def link(self, link: Link) -> bool:
+        return await self._run(Kind.WRITE, transactions.link, link)
+
+    async def unlink(self, worker: str, edge: str) -> None:
+        await self._run(Kind.WRITE, transactions.unlink, worker, edge)
+
+    async def begin(self, row: SessionRow, seat: Seat | None = None) -> bool:
+        return await self._run(Kind.WRITE, transactions.begin, row, seat)
 
     async def place(self, request: Request) -> Placement | None:
         return await self._run(Kind.WRITE, transactions.place, request)
@@ -58,14 +80,20 @@ class SqlStore(ABC):
     async def move(self, session: str, source: str | None, target: str, why: str) -> bool:
         return await self._run(Kind.WRITE, transactions.move, session, source, target, why)
 
-    async def release(self, session: str, worker: str, slot: int) -> None:
-        await self._run(Kind.EACH, transactions.release, session, worker, slot)
+    async def release(self, session: str, worker: str, slot: int, edge: str) -> None:
+        await self._run(Kind.EACH, transactions.release, session, worker, slot, edge)
 
-    async def end(self, session: str, reason: str, at_s: float) -> None:
-        await self._run(Kind.WRITE, transactions.end, session, reason, at_s)
+    async def end(self, session: str, reason: str, at_s: float, edge: str) -> None:
+        await self._run(Kind.WRITE, transactions.end, session, reason, at_s, edge)
 
-    async def recover(self, edge: str, at_s: float) -> int:
-        return await self._run(Kind.WRITE, transactions.recover, edge, at_s)
+    async def evict(self, session: str, reason: str) -> None:
+        await self._run(Kind.EACH, transactions.evict, session, reason)
+
+    async def adopt(self, user: str, resume: str, edge: str, region: str) -> SessionRow | None:
+        return await self._run(Kind.WRITE, transactions.adopt, user, resume, edge, region)
+
+    async def expire(self, before_s: float) -> int:
+        return await self._run(Kind.WRITE, transactions.expire, before_s)
 
     async def save_card(self, model: str, revision: str, card: Card) -> None:
         await self._run(Kind.EACH, transactions.save_card, model, revision, card)

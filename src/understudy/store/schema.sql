@@ -1,4 +1,4 @@
--- Version 2, for SQLite and PostgreSQL. Ids are unique anywhere (random), and every row of the
+-- Version 3, for SQLite and PostgreSQL. Ids are unique anywhere (random), and every row of the
 -- fleet has its region, so that cells can be merged later.
 
 CREATE TABLE cards (                    -- what a revision said of itself when last loaded
@@ -37,6 +37,24 @@ CREATE INDEX workers_up ON workers (model) WHERE state != 'gone';
 CREATE INDEX workers_that_loaded ON workers (model, ready_s) WHERE ready_s IS NOT NULL;
 CREATE INDEX workers_that_stopped ON workers (stopped_s);
 
+-- The edges that serve; one that beats no more is taken out.
+CREATE TABLE edges (
+    name   TEXT PRIMARY KEY,
+    region TEXT NOT NULL,
+    url    TEXT NOT NULL,
+    via    TEXT NOT NULL,               -- JSON: region -> url
+    beat   INTEGER NOT NULL
+);
+
+-- Which workers each edge can reach, and how far they are.
+CREATE TABLE links (
+    worker TEXT NOT NULL,
+    edge   TEXT NOT NULL,
+    rtt_s  DOUBLE PRECISION NOT NULL,
+    PRIMARY KEY (worker, edge)
+);
+CREATE INDEX links_of_an_edge ON links (edge);
+
 CREATE TABLE sessions (
     id           TEXT PRIMARY KEY,
     "user"       TEXT NOT NULL,
@@ -47,7 +65,10 @@ CREATE TABLE sessions (
     edge         TEXT NOT NULL,
     started_s    DOUBLE PRECISION NOT NULL,
     ended_s      DOUBLE PRECISION,
-    reason       TEXT NOT NULL
+    reason       TEXT NOT NULL,
+    resume       TEXT NOT NULL,
+    epoch        INTEGER NOT NULL,
+    orphaned_s   DOUBLE PRECISION
 );
 
 -- One stream a user: held by the database, whoever writes.

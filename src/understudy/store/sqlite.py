@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import IO, Final, ParamSpec, TypeVar
 
 from understudy.core.errors import ConfigError, StoreAway
 from understudy.store.base import SqlStore
@@ -22,7 +23,7 @@ _BEGIN: Final = {
     Kind.EACH: "BEGIN IMMEDIATE",  # one write to the disk, be there many statements
 }
 _COPY_1: Final = """INSERT INTO sessions SELECT id, user, voice, model, '', region, edge, started_s,
-    ended_s, reason FROM sessions_1; DROP TABLE sessions_1;"""
+    ended_s, reason, '', 0, NULL FROM sessions_1; DROP TABLE sessions_1;"""
 
 
 class SqliteStore(SqlStore):
@@ -32,6 +33,7 @@ class SqliteStore(SqlStore):
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._db: sqlite3.Connection | None = None
+        self._leads: IO[str] | None = None
 
     async def open(self) -> None:
         """Raises ConfigError if the file is of a newer version, or no database."""
@@ -47,7 +49,8 @@ class SqliteStore(SqlStore):
             if version > VERSION:
                 raise ConfigError(f"{self._path} is of a newer Understudy: upgrade, or pass --data")
             if version < VERSION:
-                steps = [script("schema.sql"), f"PRAGMA user_version = {VERSION};"]
+                steps = [script("migrate_2.sql" if version == 2 else "schema.sql")]
+                steps.append(f"PRAGMA user_version = {VERSION};")
                 if version == 1:
                     steps = [script("migrate_1.sql"), *steps, _COPY_1]
                 db.executescript("BEGIN; " + "\n".join(steps) + " COMMIT;")
@@ -62,13 +65,24 @@ class SqliteStore(SqlStore):
         if self._db is not None:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._db.close)
         self._thread.shutdown()
+        if self._leads is not None:
+            self._leads.close()
 
     def _roll_back(self) -> None:
         if self._db is not None and self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
     async def is_leader(self) -> bool:
-        return True  # one machine has one server: `up` holds its folder's lock
+        """A lock on a file beside the database, which the system frees for whoever dies."""
+        if self._leads is None:
+            lock = self._path.with_name(f"{self._path.name}-leader").open("a")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                return False
+            self._leads = lock
+        return True
 
     async def _run(
         self, kind: Kind, work: Callable[P, Transaction[T]], *args: P.args, **kwargs: P.kwargs
