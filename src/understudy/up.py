@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from socket import gethostname
 from typing import IO, Final
 
 from understudy.catalog import Catalog
@@ -19,8 +20,9 @@ from understudy.clock import SystemClock
 from understudy.config import ConfigFile, ModelSpec
 from understudy.controller.loop import Controller
 from understudy.core.errors import ConfigError, ModelFailed, StoreAway
+from understudy.core.fleet import EdgeRow
 from understudy.edge.api import build_app
-from understudy.edge.edge import CheckToken, Edge
+from understudy.edge.edge import CheckToken, Edge, link_url
 from understudy.edge.gate import Gate, HostCheck, is_loopback, listen
 from understudy.edge.overview import Overview
 from understudy.providers.local import LocalProvider
@@ -54,6 +56,7 @@ async def up(
     *,
     private: bool = False,
     where: str | Path | None = None,
+    region: str = "local",
 ) -> None:
     """Serves until SIGINT or SIGTERM, then ends every child. Raises ConfigError.
 
@@ -72,14 +75,16 @@ async def up(
     catalog = Catalog(config_file, store)
     await catalog.refresh()
     provider = LocalProvider(spec_json)
-    edge = Edge(store, catalog.current, provider.admits, check_token, SoxrResampler, clock)
+    local = host if is_loopback(host) else "127.0.0.1"
+    port = sock.getsockname()[1]
+    own = f"http://{f'[{local}]' if ':' in local else local}:{port}"
+    row = EdgeRow(f"{region}-{gethostname()}-{port}", region, own)
+    edge = Edge(store, catalog.current, provider.admits, check_token, SoxrResampler, clock, row=row)
     check = HostCheck(host)
     overview = Overview(edge, clock, lambda: catalog.deployments)
     gate = Gate(sock, edge, build_app(edge, overview, check, private=private), check, clock)
-    local = host if is_loopback(host) else "127.0.0.1"
     shown = f"[{host}]" if ":" in host else host
-    url = f"ws://{f'[{local}]' if ':' in local else local}:{gate.port}/v1/link"
-    provider.urls[edge.region] = url
+    provider.urls[edge.region] = link_url(own)
     controller = Controller(store, provider, catalog.wanted, lambda: catalog.current().rules, clock)
     catalog.cards = edge.cards
     read_cards = edge.refresh
@@ -107,6 +112,7 @@ async def up(
             ("edge", edge.run()),
             ("seating", edge.seating.run()),
             ("ledger", edge.run_ledger()),
+            ("beat", edge.run_beat()),
             ("catalog", _follow(catalog, edge, clock)),
             ("controller", controller.run()),
         )

@@ -53,7 +53,7 @@ def worker(name: str, **changes: Any) -> Worker:
 
 
 def request(session: str, **changes: Any) -> Request:
-    return replace(Request(session, "edge-1", "m", "sf", "r1"), **changes)
+    return replace(Request(session, "m", "sf", "r1", edge="edge-1"), **changes)
 
 
 @pytest.fixture(params=ADAPTERS)
@@ -609,7 +609,7 @@ async def test_the_sessions_of_a_lost_edge_wait_for_another(store: Store) -> Non
     await store.meter([interval("s1", 0, 1, 200.0, worker="w")])
     assert await store.lose("edge-1", 500.0) == 3
     fleet = await store.look()
-    assert fleet.seats == fleet.links == ()
+    assert (fleet.seats, fleet.links) == ((), ())
     lost = {s.id: (s.edge, s.orphaned_s) for s in fleet.sessions}
     assert lost == dict.fromkeys(("s1", "s2", "s3"), ("", 500.0)) | {"other": ("edge-2", None)}
     assert await store.place(request("s1")) is None

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.controller.loop import Controller
-from understudy.core.fleet import Node, Request, SessionRow, Worker, WorkerState
+from understudy.core.fleet import EdgeRow, Link, Node, Request, SessionRow, Worker, WorkerState
 from understudy.core.ledger import Role
 from understudy.core.policy_view import Rules
 from understudy.core.pools import Wanted, last_seats
@@ -106,6 +106,7 @@ class World:
     async def look(self, controller: Controller, times: int = 1, every_s: float = LOOK_S) -> None:
         for _ in range(times):
             self.clock.time_s += every_s
+            await self.store.beat(EdgeRow("e", "local", ""))
             await controller.once()
             await controller.settle()
 
@@ -114,15 +115,16 @@ class World:
         for worker in (await self.store.look()).workers:
             node = self.provider.there.get(worker.id)
             if worker.state is WorkerState.LOADING and node and not node.exited and self.loads:
+                await self.store.link(Link(worker.id, "e", 0.001))
                 await self.store.ready(worker.id, self.clock.wall())
             elif node is not None and node.exited:
-                await self.store.gone(worker.id, self.clock.wall(), "its link was lost")
+                await self.store.unlink(worker.id, "e")
         fleet = await self.store.look()
         seats = last_seats(fleet.seats)
         for seat in fleet.seats:
             led = seat.role is Role.UNDERSTUDY and (seat.session, Role.LEAD) in seats
             if led or seat is not seats[seat.session, seat.role]:
-                await self.store.release(seat.session, seat.worker, seat.slot)
+                await self.store.release(seat.session, seat.worker, seat.slot, "e")
 
     async def live(self, controller: Controller, seconds: float, every_s: float = 1.0) -> None:
         for _ in range(round(seconds / every_s)):
@@ -136,7 +138,7 @@ class World:
         await self.store.begin(SessionRow(name, user, "v", model, understudy, "local", "e", now))
         for role, of in ((Role.LEAD, model), (Role.UNDERSTUDY, understudy)):
             revision = next((want.revision for want in self.wanted if want.model == of), "")
-            request = Request(name, of, "local", revision, role=role)
+            request = Request(name, of, "local", revision, role=role, edge="e")
             if of and await self.store.place(request):
                 return role is Role.LEAD
         return False
@@ -144,7 +146,7 @@ class World:
     async def go(self, user: str) -> None:
         for row in (await self.store.look()).sessions:
             if row.user == user:
-                await self.store.end(row.id, "stopped", self.clock.wall())
+                await self.store.end(row.id, "stopped", self.clock.wall(), "e")
 
     async def workers(self, model: str = "miku") -> list[Worker]:
         return [worker for worker in (await self.store.look()).workers if worker.model == model]

@@ -137,13 +137,13 @@ class Request:
     `misfits`: those whose rate or latency is not the session's."""
 
     session: str
-    edge: str
     model: str
     region: str
     revision: str = ""
     misfits: frozenset[str] = frozenset()
     role: Role = Role.LEAD
     why: str = "connect"
+    edge: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from understudy.config import Voice
 from understudy.core import wire
 from understudy.core.audio import SampleLock
 from understudy.core.errors import Internal, ModelFailed, UnderstudyError
+from understudy.core.fleet import Placement
 from understudy.core.ledger import Interval, Meter, Role
 from understudy.core.session import DEADLINES, TABLE, Effect, Event, State, advance
 from understudy.core.wire import BYTES_PER_SAMPLE
@@ -23,6 +24,7 @@ from understudy.seams import Clock
 log = logging.getLogger(__name__)
 
 USAGE_S = 1.0
+SEQS = 1 << 20  # so many intervals each edge may write of a session, none over another's
 # Bound once, for every frame passes here: a member looked up on its enum costs a call.
 _LIVE, _MOVING, _FLUSHING, _ENDED = State.LIVE, State.MOVING, State.FLUSHING, State.ENDED
 _WANTING = (State.WAITING, State.LEAVING, State.OPENING, State.LIVE, State.MOVING)
@@ -121,7 +123,9 @@ class Session:
         placing: Placing,
         clock: Clock,
         client: Client,
+        epoch: int = 0,
     ) -> None:
+        """`epoch`: how often it was taken on from another edge."""
         self.id = session_id
         self.resume = resume
         self.user = start.user
@@ -131,6 +135,7 @@ class Session:
         self.state = State.NEW
         self.since_s = clock.now()  # when it entered its state
         self.started_s = clock.wall()
+        self.won: tuple[Placement, Role] | None = None  # the slot that it was begun with
         self.reason = ""
         self.client: Client | None = client
         self._new_lock = new_lock
@@ -145,7 +150,7 @@ class Session:
         self.seats_changed = 0  # ... and those that are done
         self._heard_s = dict.fromkeys(Role, 0.0)  # before `_counted`, and on lost connections
         self._counted = 0  # samples heard up to here are in `_heard_s`
-        self._meter = Meter(self.lock.rate_hz)
+        self._meter = Meter(self.lock.rate_hz, epoch * SEQS)
         self._metered_part: tuple[str, str, str, Role] = ("", "", "", Role.LEAD)
         self._silent_before_s = 0.0
         # Each session at its own time within the second: those that came together (everybody,
@@ -370,6 +375,13 @@ class Session:
             self.on(Event.SLOT_LOST)
             if self.coming is not None and self.coming.is_open:
                 self.on(Event.OPENED)
+
+    def lose_seats(self) -> None:
+        """Somebody else may have its slots by now: it looks for others."""
+        for part in (self.coming, self.performer):
+            if part is not None:
+                part.link.release(part.slot, part)
+                part.slot_lost()
 
     # effects
 

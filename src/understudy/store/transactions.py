@@ -8,14 +8,13 @@ does what it does when said once.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from enum import Enum, auto
 from importlib import resources
 from operator import attrgetter
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-from understudy.core import policy
 from understudy.core.errors import AlreadyLive
 from understudy.core.fleet import (
     Deployment,
@@ -30,8 +29,7 @@ from understudy.core.fleet import (
     WorkerState,
 )
 from understudy.core.ledger import Interval, Role
-from understudy.core.policy_view import Rules, View
-from understudy.core.pools import Wanted, pool_of
+from understudy.core.seats import choose, free_slot
 from understudy.core.wire import Card
 
 T = TypeVar("T")
@@ -324,32 +322,11 @@ def place(request: Request) -> Transaction[Placement | None]:
         if seat.role is request.role:
             return Placement(seat.worker, seat.slot)
     # A session that moves goes by where it goes; the slot that it leaves is taken all the same.
-    chosen = choose(fleet, row, request, dict(links))
+    chosen = choose(fleet, row, request, {str(name): rtt for name, rtt in links})
     if chosen is None:
         return None
     yield _sit(row.id, chosen.worker, chosen.slot, request.role, seats, request.why)
     return chosen
-
-
-def choose(
-    fleet: Fleet, row: SessionRow, request: Request, rtt_s: Mapping[str, float]
-) -> Placement | None:
-    """The slot that a session of an edge should have; `rtt_s`: the edge's links."""
-    free = tuple(w for w in fleet.workers if w.taken < w.slots and w.id in rtt_s)
-    wanted = Wanted(request.model, request.revision, slots=1, misfits=request.misfits)
-    regions = {request.region} | {worker.region for worker in free}
-    pools = [
-        pool_of(replace(fleet, workers=free), wanted, region, asker=row)
-        for region in sorted(regions)
-    ]
-    far: dict[tuple[str, str], float] = {}
-    for worker in free:
-        pair = (request.region, worker.region)
-        far[pair] = min(rtt_s[worker.id], far.get(pair, rtt_s[worker.id]))
-    chosen = policy.place(View(tuple(pools), far), Rules(), request)
-    worker = next((worker for worker in free if worker.id == chosen), None)
-    slot = _free_slot(worker, fleet.seats)
-    return None if worker is None or slot is None else Placement(worker.id, slot)
 
 
 def move(session: str, source: str | None, target: str, why: str) -> Transaction[bool]:
@@ -376,19 +353,11 @@ def move(session: str, source: str | None, target: str, why: str) -> Transaction
         return False
     if role is Role.UNDERSTUDY and any(seat.role is Role.LEAD for seat in seats):
         return False
-    slot = _free_slot(worker, there)
+    slot = free_slot(worker, there)
     if slot is None:
         return False
     yield _sit(session, target, slot, role, seats, why)
     return True
-
-
-def _free_slot(worker: Worker | None, seats: Sequence[Seat]) -> int | None:
-    """The lowest one, if the worker takes anybody."""
-    if worker is None or worker.state is not WorkerState.READY or worker.draining:
-        return None
-    taken = {seat.slot for seat in seats if seat.worker == worker.id}
-    return next((slot for slot in range(worker.slots) if slot not in taken), None)
 
 
 def _sit(session: str, worker: str, slot: int, role: Role, seats: Sequence[Seat], why: str) -> Ask:
