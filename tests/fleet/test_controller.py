@@ -26,6 +26,7 @@ from understudy.store.sqlite import SqliteStore
 RENTED = Wanted("miku", "r1", slots=2, boot_s=10.0, price_per_h=0.4)
 KEPT = Wanted("pitch", "r1", slots=4, keep=2)
 LOOK_S = 0.25
+EDGE = EdgeRow("e", "local", "")
 
 
 class Hands:
@@ -106,7 +107,7 @@ class World:
     async def look(self, controller: Controller, times: int = 1, every_s: float = LOOK_S) -> None:
         for _ in range(times):
             self.clock.time_s += every_s
-            await self.store.beat(EdgeRow("e", "local", ""))
+            await self.store.beat(EDGE)
             await controller.once()
             await controller.settle()
 
@@ -165,6 +166,7 @@ class World:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     store = SqliteStore(tmp_path / "test.db")
     await store.open()
+    await store.beat(EDGE)
     yield World(store)
     await store.close()
 
@@ -196,6 +198,7 @@ async def test_a_worker_is_rented_for_who_waits_and_takes_him_once_it_is_ready(
     controller = world.controller()
     await world.look(controller)
     (pitch,) = await world.workers("pitch")
+    await world.store.link(Link(pitch.id, "e", 0.001))
     await world.store.ready(pitch.id, world.clock.wall())
     assert not await world.come("alice", understudy="pitch")
     assert await world.seats() == {"alice": [(pitch.id, Role.UNDERSTUDY)]}
@@ -515,12 +518,14 @@ async def play(steps: list[tuple[str, int]], fault: Fault) -> tuple[World, int]:
     """The story under a controller that fails once; returns what is so in the end."""
     store = SqliteStore(Path(":memory:"))
     await store.open()
+    await store.beat(EDGE)
     world = World(store, [replace(KEPT, keep=1), RENTED], Rules(patience=1.0))
     controller = world.controller(fault.line(store), fault.line(world.provider))
 
     async def look() -> None:
         nonlocal controller
         world.clock.time_s += LOOK_S
+        await store.beat(EDGE)
         with contextlib.suppress(Died, asyncio.CancelledError):
             await controller.once()
         await controller.settle()

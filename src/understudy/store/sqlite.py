@@ -74,7 +74,7 @@ class SqliteStore(SqlStore):
 
     async def is_leader(self) -> bool:
         """A lock on a file beside the database, which the system frees for whoever dies."""
-        if self._leads is None:
+        if self._leads is None and str(self._path) != ":memory:":
             lock = self._path.with_name(f"{self._path.name}-leader").open("a")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
