@@ -71,6 +71,10 @@ class WorkerLink(Peer):
         self.busy_s = 0.0  # the worker has spent in steps, by its own count
         self.heard_s = clock.now()
 
+    @property
+    def introduced(self) -> bool:
+        return self.worker.id != ""
+
     # sessions
 
     def open(
