@@ -12,6 +12,8 @@ export class AdminKey {
 
   constructor(private readonly onKey: () => void) {
     this.button.addEventListener("click", () => this.ask());
+    // No submit button: Enter presses the first of those.
+    byId("admin-without").addEventListener("click", () => this.dialog.close());
     this.dialog.addEventListener("close", () => {
       const key = this.input.value.trim();
       this.input.value = "";
