@@ -32,7 +32,7 @@ title = '{CODE}'
 @pytest.fixture(scope="module")
 def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     env = {"UNDERSTUDY_SECRET": SECRET, "UNDERSTUDY_ADMIN_KEY": ADMIN}
-    server = Server(tmp_path_factory.mktemp("private"), config=CONFIG, **env)
+    server = Server(tmp_path_factory.mktemp("private"), 0, CONFIG, **env)
     yield server
     server.stop()
 

@@ -56,7 +56,7 @@ bad_tokens_per_minute = 1
 def fort(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with every key, behind a proxy."""
     keys = {"UNDERSTUDY_SECRET": f"{NEW},{OLD}", "UNDERSTUDY_ADMIN_KEY": ADMIN}
-    fort = Server(tmp_path_factory.mktemp("fort"), config=CONFIG, **keys)
+    fort = Server(tmp_path_factory.mktemp("fort"), 0, CONFIG, **keys)
     yield fort
     assert fort.stop() == 0, fort.log
     assert "Traceback" not in fort.log, fort.log
@@ -76,7 +76,7 @@ def ask(server: Server, path: str, **headers: str) -> tuple[int, Any, dict[str, 
     try:
         answer = urllib.request.urlopen(urllib.request.Request(server.url + path, headers=names))
     except urllib.error.HTTPError as error:
-        answer = error  # type: ignore[assignment]
+        answer = error
     with answer:
         text = answer.read().decode()
         found = {name.lower(): value for name, value in answer.headers.items()}
@@ -487,7 +487,7 @@ def test_only_an_admin_sees_users(fort: Server) -> None:
 
 def test_secrets_are_in_no_process_list_no_workers_environment_and_no_log(tmp_path: Path) -> None:
     keys = {"UNDERSTUDY_SECRET": f"{NEW},{OLD}", "UNDERSTUDY_ADMIN_KEY": ADMIN}
-    server = Server(tmp_path, config=SMALL.format(slots=2), PGPASSWORD="pg-" + OLD, **keys)
+    server = Server(tmp_path, 0, SMALL.format(slots=2), PGPASSWORD="pg-" + OLD, **keys)
     try:
         user = KEYS.user_token("alice", FAR)
         with Raw(server.port) as peer:
