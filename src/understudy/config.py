@@ -306,7 +306,7 @@ class ConfigFile:
         """The file in a data folder; the shipped one is put there if there is none."""
         path = data / "understudy.toml"
         try:
-            data.mkdir(parents=True, exist_ok=True)
+            data.mkdir(mode=0o700, parents=True, exist_ok=True)  # users' names are in there
             if not path.exists():
                 path.write_text(template())
         except OSError as error:

@@ -158,7 +158,7 @@ def fleet_key(data: Path) -> str:
     path = data / FLEET_KEY
     try:
         if not path.exists():
-            data.mkdir(parents=True, exist_ok=True)
+            data.mkdir(mode=0o700, parents=True, exist_ok=True)
             _create(path, secrets.token_hex(32))
         if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ConfigError(f"others may read {path}; run: chmod 600 {path}")

@@ -56,6 +56,19 @@ def test_an_address_has_so_many_connections_at_once() -> None:
     assert door.refused["connections"] == 2
 
 
+def test_the_server_keeps_some_descriptors_for_itself() -> None:
+    door, _ = make()
+    door.most = 3
+    visits = [door.enter("127.0.0.1") for _ in range(3)]
+    for peer in ("127.0.0.1", FAR):
+        with pytest.raises(TooMany, match="all of its 3"):
+            door.enter(peer)
+    visits[0].leave()
+    visits[0].leave()
+    door.enter(FAR)
+    assert door.inside == 3
+
+
 def test_loopback_is_exempt_but_not_who_comes_through_a_proxy_there() -> None:
     door, _ = make(connects_burst=2, connections_per_address=2, trusted_proxies=())
     for _ in range(50):

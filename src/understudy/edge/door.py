@@ -17,6 +17,7 @@ from understudy.seams import Clock
 
 log = logging.getLogger(__name__)
 
+MOST_INSIDE: Final = 10_000
 _NOWHERE: Final = ipaddress.IPv4Address(0)
 
 CheckUser = Callable[[str | None, str], None]  # (token, user); raises BadToken
@@ -74,6 +75,8 @@ class Visit:
         self.peer = peer
         self.address: str | None = None
         self._held: list[str] = []
+        self._here = True
+        door.inside += 1
 
     def hold(self, key: str) -> None:
         """Counts as one of this address's connections until it leaves. Raises TooMany."""
@@ -82,6 +85,9 @@ class Visit:
 
     def leave(self) -> None:
         """Idempotent."""
+        if self._here:
+            self._here = False
+            self._door.inside -= 1
         held, self._held = self._held, []
         for key in held:
             self._door.let_go(key)
@@ -114,6 +120,8 @@ class Door:
         self.is_admin = is_admin
         self.private = private
         self.refused: Counter[str] = Counter()  # by why
+        self.inside = 0  # connections, of anybody
+        self.most = MOST_INSIDE
         self._limits = limits
         self._clock = clock
         self._connects, self._requests, self._bad = Buckets(), Buckets(), Buckets()
@@ -124,10 +132,16 @@ class Door:
 
     def enter(self, peer: str) -> Visit:
         """Somebody has connected. Raises TooMany."""
+        if self.inside >= self.most:
+            raise self._too_many("full", f"this server has all of its {self.most} connections", 5.0)
         visit = Visit(self, peer)
         found = address(peer) or _NOWHERE
         if not found.is_loopback and not is_trusted(found, self._limits().trusted_proxies):
-            visit.hold(key_of(found))
+            try:
+                visit.hold(key_of(found))
+            except TooMany:
+                visit.leave()
+                raise
         return visit
 
     def hold(self, key: str) -> None:

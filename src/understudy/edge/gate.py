@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import resource
 import socket
 from email.utils import formatdate
 from functools import partial
@@ -27,7 +28,7 @@ from picows.picows import WSProtocol  # type: ignore[attr-defined]  # it is not 
 from starlette.applications import Starlette
 
 from understudy.core.errors import ConfigError, LinkError, Overloaded, TooMany
-from understudy.edge.door import Door, Visit
+from understudy.edge.door import MOST_INSIDE, Door, Visit
 from understudy.edge.edge import Edge
 from understudy.edge.http1 import Http, plain
 from understudy.edge.websocket import Peer
@@ -43,6 +44,7 @@ MAX_STRANGER_BYTES: Final = 64 * 1024  # ... and as much as that may take
 MAX_FRAME_BYTES: Final = 128 * 1024
 MAX_LINK_FRAME_BYTES: Final = 16 * 1024 * 1024
 PING_S: Final = 10.0
+OWN_DESCRIPTORS: Final = 256  # for the store, workers' pipes, files, and one to say no with
 _STREAM: Final = b"GET /v1/stream"
 _LINK: Final = b"GET /v1/link"
 
@@ -101,6 +103,7 @@ class Gate:
         self._sock = sock
         self._edge = edge
         self._door = door
+        door.most = min(door.most, _descriptors() - OWN_DESCRIPTORS)
         self._config = uvicorn.Config(
             app,
             log_config=None,
@@ -121,12 +124,16 @@ class Gate:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         ticker = loop.create_task(self._http_ticks())
+        failing = False
         try:
             while True:
                 try:
                     connection, peer = await loop.sock_accept(self._sock)
+                    failing = False
                 except OSError as error:  # out of file descriptors: serve those we have
-                    log.error("cannot accept a connection: %s", error)
+                    if not failing:
+                        log.error("cannot accept connections: %s", error)
+                    failing = True
                     await self._clock.sleep(0.1)
                     continue
                 try:
@@ -234,6 +241,18 @@ class Gate:
         link.visit = visit
         asyncio.get_running_loop().call_later(HELLO_S, _expect_hello, link)
         return link
+
+
+def _descriptors() -> int:
+    """How many files and sockets this process may have open, once it has asked for all it can."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_INSIDE + OWN_DESCRIPTORS
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(ValueError, OSError):  # macOS allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else max(soft, 2 * OWN_DESCRIPTORS)
 
 
 def _expect_hello(link: Peer) -> None:
