@@ -71,6 +71,7 @@ BAD_STARTS: list[tuple[dict[str, Any], str]] = [
     ({"user": ""}, "bad_message"),
     ({"user": "x" * 129}, "bad_message"),
     ({"user": "\ud800"}, "bad_message"),
+    ({"user": "a\0b"}, "bad_message"),
     ({"params": {"pitch": 1}}, "bad_params"),
     ({"params": {"pitch": 10**400}}, "bad_message"),
     ({"params": "loud"}, "bad_message"),

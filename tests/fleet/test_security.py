@@ -188,6 +188,23 @@ def test_a_link_that_says_no_hello_is_cut(fort: Server) -> None:
     alive(fort)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"[" * 60_000,
+        b'{"type":"hello","slots":"' + b"9" * 6000 + b'"}',
+        b"\xff",
+        b"null",
+        b'"hello"',
+    ],
+    ids=["deep", "large", "no text", "null", "a word"],
+)
+def test_nonsense_on_a_link_is_refused_in_a_sentence(fort: Server, message: bytes) -> None:
+    with Raw(fort.port, "/v1/link") as peer:
+        peer.frame(TEXT, message)
+        assert peer.close_code() in (1007, 1011)
+
+
 def test_no_page_is_a_worker(fort: Server) -> None:
     with Raw(fort.port, "/v1/link", Origin="https://evil.example") as peer:
         assert peer.status == 403
@@ -292,6 +309,10 @@ def test_heads_and_bodies_are_small(fort: Server) -> None:
     assert send(fort, head(f"GET /v1/voices?{big} HTTP/1.1")).startswith(b"HTTP/1.1 431")
     endless = b"GET / HTTP/1.1\r\nX-Endless: " + b"z" * 40_000
     assert send(fort, endless).startswith(b"HTTP/1.1 431")
+    ahead = head("GET /healthz HTTP/1.1") + b"GET / HTTP/1.1\r\nX-Endless: "
+    assert send(fort, ahead + b"z" * 600_000).startswith(b"HTTP/1.1 200")  # and is over
+    trailers = b"0\r\n" + b"T: t\r\n" * 100_000
+    send(fort, head("POST / HTTP/1.1", Transfer_Encoding="chunked") + trailers)
     told = head("POST /v1/status HTTP/1.1", Content_Length="1000000000")
     assert send(fort, told).startswith(b"HTTP/1.1 413")
     chunks = b"4000\r\n" + b"c" * 0x4000 + b"\r\n"

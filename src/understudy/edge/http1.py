@@ -21,7 +21,7 @@ class Http(HttpToolsProtocol):
     def __init__(self, visit: Visit, **of_uvicorn: Any) -> None:
         super().__init__(**of_uvicorn)
         self._visit = visit
-        self._head_bytes = 0  # of the head that is being read
+        self._unread_bytes = 0  # that came since the parser last got anywhere
         self._body_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._cut = False
@@ -41,14 +41,12 @@ class Http(HttpToolsProtocol):
         idle = self.cycle is None or self.cycle.response_complete
         if idle and self._timer is None:
             self._expect_head()
+        self._unread_bytes += len(data)
         super().data_received(data)
-        if self._timer is not None:  # the head goes on
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431, f"the request's head has more than {MAX_HEAD_BYTES} bytes")
+        if self._unread_bytes > MAX_HEAD_BYTES:
+            self._refuse(431, f"the request's head has more than {MAX_HEAD_BYTES} bytes")
 
     def _expect_head(self) -> None:
-        self._head_bytes = 0
         self._timer = self.loop.call_later(HEAD_S, self._late)
 
     def _head_is_read(self) -> None:
@@ -63,7 +61,7 @@ class Http(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_is_read()
-        self._body_bytes = 0
+        self._body_bytes = self._unread_bytes = 0
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         lengths = [value for name, value in self.headers if name == b"content-length"]
         if size > MAX_HEAD_BYTES:
@@ -74,6 +72,7 @@ class Http(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._unread_bytes = 0
         self._body_bytes += len(body)
         if self._body_bytes > MAX_BODY_BYTES:
             self._refuse(413, f"a request's body has at most {MAX_BODY_BYTES} bytes")
@@ -81,6 +80,7 @@ class Http(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._unread_bytes = 0
         if not self._cut:
             super().on_message_complete()
 
@@ -90,9 +90,10 @@ class Http(HttpToolsProtocol):
             return
         self._cut = True
         self._head_is_read()
-        if not self.transport.is_closing():
-            if self.cycle is None or self.cycle.response_complete:
-                self.transport.write(plain(status, reason))
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self.transport.write(plain(status, reason))
             self.transport.close()
 
 

@@ -128,7 +128,7 @@ class WorkerLink(Peer):
         self.heard_s = self._clock.now()
         try:
             self._hear(json.loads(text))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise LinkError(f"a message that makes no sense: {error!r}") from None
 
     def _hear(self, message: Mapping[str, Any]) -> None:
