@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,11 +184,15 @@ class Stream:
 
 
 class Client:
-    """A server to talk to. `token`: who the user is, where the server asks for it."""
+    """A server to talk to. `token`: who the user is, where the server asks for it; `admin_key`:
+    to see all of them there."""
 
-    def __init__(self, url: str = DEFAULT_URL, token: str | None = None) -> None:
+    def __init__(
+        self, url: str = DEFAULT_URL, token: str | None = None, *, admin_key: str | None = None
+    ) -> None:
         self.url = url.rstrip("/")
         self._token = token
+        self._admin_key = admin_key
 
     def stream(
         self,
@@ -212,7 +216,17 @@ class Client:
         return voices
 
     async def status(self) -> dict[str, Any]:
+        """What `GET /v1/status` says. Raises Unreachable, Refused."""
         return await self._get("/v1/status")
+
+    async def usage(
+        self, user: str | None = None, start: str | None = None, end: str | None = None
+    ) -> list[dict[str, Any]]:
+        """What `GET /v1/usage` lists. Raises Unreachable, Refused."""
+        asked = {"user": user, "from": start, "to": end}
+        query = urlencode({name: value for name, value in asked.items() if value is not None})
+        rows: list[dict[str, Any]] = (await self._get(f"/v1/usage?{query}"))["usage"]
+        return rows
 
     async def _get(self, path: str) -> dict[str, Any]:
         return await asyncio.to_thread(self._get_blocking, path)
@@ -220,9 +234,14 @@ class Client:
     def _get_blocking(self, path: str) -> dict[str, Any]:
         if urlsplit(self.url).scheme not in ("http", "https"):
             raise Unreachable(f"{self.url} is no address; it looks like {DEFAULT_URL}")
+        request = urllib.request.Request(self.url + path)
+        if self._admin_key is not None:
+            request.add_unredirected_header("Authorization", f"Bearer {self._admin_key}")
         try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=10) as answer:
                 body: dict[str, Any] = json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise _refused(self.url, error) from None
         except (OSError, ValueError) as error:
             raise _unreachable(self.url, error) from None
         return body
@@ -237,6 +256,14 @@ async def _connect(url: str, listener: _Listener) -> tuple[WSTransport, WSListen
         )
     except (OSError, TimeoutError, WSHandshakeError) as error:
         raise _unreachable(url, error) from None
+
+
+def _refused(url: str, error: urllib.error.HTTPError) -> UnderstudyError:
+    try:
+        said = json.load(error)["error"]
+        return Refused(wire.Error("", said["code"], said["message"], said["retryable"]))
+    except (OSError, ValueError, KeyError, TypeError):  # another server's words
+        return _unreachable(url, error)
 
 
 def _unreachable(url: str, error: Exception) -> Unreachable:

@@ -9,11 +9,13 @@ UnderstudyError
 │   ├── BadSampleRate      bad_sample_rate
 │   ├── BadParams          bad_params
 │   ├── BadToken           bad_token
+│   │   └── Forged         bad_token, too: nobody who has the keys made it
 │   └── MessageTooBig      message_too_big
 ├── Busy                   nobody's fault; trying again may help
 │   ├── StartTimeout       start_timeout
 │   ├── AlreadyLive        already_live
 │   └── Overloaded         overloaded
+│       └── TooMany        overloaded, too: by this one address or user
 ├── ServerError            ours
 │   ├── ModelFailed        model_failed
 │   └── Internal           internal
@@ -74,6 +76,10 @@ class BadToken(ClientError):
     http_status = 401
 
 
+class Forged(BadToken):
+    """No key of ours made it, or not for this: somebody may be trying keys."""
+
+
 class MessageTooBig(ClientError):
     code = "message_too_big"
     close_code = 1009
@@ -106,6 +112,16 @@ class Overloaded(Busy):
     code = "overloaded"
     close_code = 1013
     http_status = 503
+
+
+class TooMany(Overloaded):
+    """One address, or one user, asks for more than its share; `wait_s` until there is some."""
+
+    http_status = 429
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
 
 
 class ServerError(UnderstudyError):
