@@ -333,7 +333,9 @@ export class Connection {
     this.attempt += 1;
     const retryInMs = this.wait(fresh, how);
     const { region } = this.route.edge;
-    const to = region === this.lostRegion || region === "" ? null : region;
+    // Round and round the list, names would only flicker.
+    const known = region === this.lostRegion || region === "" || this.route.round > 0;
+    const to = known ? null : region;
     const state = { name: "reconnecting", attempt: this.attempt, retryInMs, to } as const;
     return [
       { do: "close" },

@@ -84,7 +84,7 @@ export async function roundTrip(url: string): Promise<number> {
   for (let probe = 0; probe <= PROBES; probe++) {
     const began = performance.now();
     // The answer of another origin may not be read, but that it came is enough.
-    const response = await fetch(`${url}/healthz`, {
+    const response = await fetch(probeUrl(url, probe), {
       mode: "no-cors",
       cache: "no-store",
       credentials: "omit",
@@ -96,7 +96,19 @@ export async function roundTrip(url: string): Promise<number> {
     if (response.type !== "opaque") await response.text();
     if (probe > 0) best = Math.min(best, took);
   }
-  return best;
+  return Math.min(best, ...byBrowser(url));
+}
+
+function probeUrl(url: string, probe: number): string {
+  return `${url}/healthz?probe=${probe}`;
+}
+
+/** The browser's own figures, where it keeps them: a busy page does not make them longer. */
+function byBrowser(url: string): number[] {
+  return Array.from({ length: PROBES }, (_, k) => probeUrl(url, k + 1))
+    .flatMap((name) => performance.getEntriesByName(name, "resource"))
+    .map((entry) => entry.duration)
+    .filter((ms) => ms > 0);
 }
 
 function wait(ms: number): Promise<void> {

@@ -1,4 +1,5 @@
 // A session: opens microphone, graph and worker, and turns what they say into events.
+import { SlidingWindow } from "./audio/window.ts";
 import type { ConnectionState } from "./connection.ts";
 import { Emitter } from "./emitter.ts";
 import { addresses, voices } from "./endpoint.ts";
@@ -16,6 +17,8 @@ import type { FromWorker, PlayoutReport, ToWorker } from "./threads/messages.ts"
 const DEFAULT_RATE = 24_000;
 const PARAMS_EVERY_MS = 40;
 const LATENCY_EVERY_REPORTS = 5;
+/** The round trip shown for the edge in use is the median of so many. */
+const PINGS = 5;
 
 export class Session extends Emitter<SessionEvent> {
   private current: SessionState = { name: "connecting", step: "server" };
@@ -35,6 +38,7 @@ export class Session extends Emitter<SessionEvent> {
   private latest: PlayoutReport | null = null;
   private edges: readonly Measured[] = [];
   private edge: Measured | null = null;
+  private roundTrips = new SlidingWindow(PINGS);
   private readonly retry = () => this.tell({ type: "retry" });
 
   constructor(private readonly options: ConnectOptions) {
@@ -148,7 +152,8 @@ export class Session extends Emitter<SessionEvent> {
     if (this.closed) return;
     this.edges = edges;
     this.tell({ type: "edges", edges });
-    this.showRegion(edges.find(({ url }) => url === this.edge?.url)?.rttMs ?? null);
+    const measured = edges.find(({ url }) => url === this.edge?.url)?.rttMs ?? null;
+    this.showRegion(this.roundTrips.quantiles()?.p50 ?? measured);
   }
 
   private showRegion(rttMs: number | null): void {
@@ -160,7 +165,9 @@ export class Session extends Emitter<SessionEvent> {
   private use(edge: Measured): void {
     const moved = edge.url !== this.edge?.url;
     this.edge = edge;
-    if (moved) this.showRegion(edge.rttMs);
+    if (!moved) return;
+    this.roundTrips = new SlidingWindow(PINGS);
+    this.showRegion(edge.rttMs);
   }
 
   private hold(stream: MediaStream): void {
@@ -192,7 +199,8 @@ export class Session extends Emitter<SessionEvent> {
       }
       case "roundTrip":
         this.meter.putRoundTrip(message.ms);
-        this.showRegion(message.ms);
+        this.roundTrips.push(message.ms);
+        this.showRegion(this.roundTrips.quantiles()?.p50 ?? null);
         break;
       case "levels":
         this.emit({ type: "levels", input: message.input, output: message.output });
