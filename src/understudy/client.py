@@ -244,6 +244,8 @@ class Stream:
         fresh = self._lost_s is None and joined and (steady or self.resumes == 0)
         self._transport, self._joined_s, self.live = None, None, None
         self._lost_s = now if self._lost_s is None else self._lost_s
+        if now - self._lost_s > GIVE_UP_S:
+            raise Unreachable("the connection broke, and no edge takes the session back")
         if not fresh:
             self._route.failed("refused")
         else:
@@ -288,6 +290,7 @@ class Stream:
 
     async def set_params(self, **params: float) -> None:
         """Changes the voice's numbers while talking."""
+        self._start = replace(self._start, params={**self._start.params, **params})
         self.send_text(json.dumps({"type": "params", "params": params}))
 
     async def stop(self) -> None:

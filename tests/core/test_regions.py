@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from understudy.core.regions import (
     Edge,
+    Failure,
     LineWatch,
     Route,
     candidates,
@@ -112,3 +115,51 @@ def test_newer_measurements_leave_the_edge_in_use_and_try_none_twice() -> None:
     assert route.edge is b
     route.failed("refused")
     assert (route.edge, route.round) == (a, 1)
+
+
+HOW: st.SearchStrategy[Failure] = st.sampled_from(["refused", "silent"])
+
+
+@given(
+    st.lists(st.sampled_from(["sf", "tokyo", "frankfurt", ""]), min_size=1, max_size=6),
+    st.lists(HOW, max_size=6),
+    st.lists(HOW, min_size=18, max_size=18),
+)
+def test_each_round_tries_each_edge_once(
+    regions: list[str], before: list[Failure], hows: list[Failure]
+) -> None:
+    edges = [Edge(str(k), region, f"http://{k}") for k, region in enumerate(regions)]
+    route = Route(edges)
+    for how in before:
+        route.failed(how)
+    route.joined()
+    at = route.edge
+    route.lost()
+    assert route.edge == at
+    tried: dict[int, list[Edge]] = {}
+    for how in hows:
+        tried.setdefault(route.round, []).append(route.edge)
+        route.failed(how)
+    for number in range(route.round):
+        assert sorted(tried[number], key=edges.index) == edges
+
+
+@given(st.lists(st.booleans(), min_size=100, max_size=400))
+def test_a_line_that_answers_is_never_given_up(answered: list[bool]) -> None:
+    """However audio stalls, a pong within 450 ms of each ping keeps the line."""
+    line = LineWatch()
+    line.opened(0)
+    line.performing(20)
+    pong_ms: float | None = None
+    for k, audio in enumerate(answered):
+        now_ms = 50.0 * k
+        line.sent_audio(now_ms)
+        if audio and k % 7 == 0:
+            line.heard_audio(now_ms)
+        if pong_ms is not None and now_ms >= pong_ms:
+            line.heard_text(now_ms)
+            pong_ms = None
+        verdict = line.look(now_ms)
+        assert verdict != "dead"
+        if verdict == "ping":
+            pong_ms = now_ms + 450

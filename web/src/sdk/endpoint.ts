@@ -3,6 +3,8 @@ import { clientError } from "./errors.ts";
 import type { Voice } from "./protocol.ts";
 import { trimUrl } from "./regions.ts";
 
+const ANSWER_MS = 5000;
+
 export interface Endpoint {
   readonly http: string;
   readonly stream: string;
@@ -40,7 +42,8 @@ export async function voices(url?: Addresses): Promise<readonly Voice[]> {
 }
 
 async function voicesOf(http: string): Promise<readonly Voice[]> {
-  const response = await fetch(`${http}/v1/voices`, { cache: "no-store" });
+  const signal = AbortSignal.timeout(ANSWER_MS);
+  const response = await fetch(`${http}/v1/voices`, { cache: "no-store", signal });
   if (!response.ok) throw new Error(`HTTP ${response.status}`);
   const body = (await response.json()) as { voices?: readonly Voice[] };
   return body.voices ?? [];
