@@ -56,6 +56,17 @@ _store_option = click.option(
     "$UNDERSTUDY_STORE or $PGPASSWORD, not on a command line.",
 )
 url_option = click.option("--url", default=DEFAULT_URL, show_default=True, help="The server.")
+urls_option = click.option(
+    "--url",
+    "urls",
+    multiple=True,
+    help="The server; or several, one a region: the nearest is used, and outlived.",
+)
+user_option = click.option("--user", default="cli", show_default=True)
+token_option = click.option(
+    "--token", envvar="UNDERSTUDY_TOKEN", help="Who you are, where the server asks."
+)
+takeover_option = click.option("--takeover", is_flag=True, help="End the user's other stream.")
 voice_option = click.option("--voice", required=True, help="A name from `understudy voices`.")
 param_option = click.option(
     "--param", "wishes", multiple=True, metavar="NAME=NUMBER", help="Override one of its numbers."
@@ -254,16 +265,16 @@ def convert(
 @click.argument("target", type=click.Path(path_type=Path))
 @voice_option
 @param_option
-@url_option
-@click.option("--user", default="cli", show_default=True)
-@click.option("--token", envvar="UNDERSTUDY_TOKEN", help="Who you are, where the server asks.")
-@click.option("--takeover", is_flag=True, help="End the user's other stream.")
+@urls_option
+@user_option
+@token_option
+@takeover_option
 def stream(
     source: Path,
     target: Path,
     voice: str,
     wishes: tuple[str, ...],
-    url: str,
+    urls: tuple[str, ...],
     user: str,
     token: str | None,
     takeover: bool,
@@ -273,7 +284,7 @@ def stream(
     from understudy.files import read_audio, stream_pcm, write_audio
 
     pcm, rate_hz = read_audio(source)
-    session = Client(url, token).stream(
+    session = Client(urls or DEFAULT_URL, token).stream(
         voice, user, rate_hz, params=params_of(wishes), takeover=takeover
     )
     with progress(len(pcm), source.name) as update:
@@ -289,6 +300,10 @@ def _say(words: str) -> None:
 @click.option("--voice", help="A name from `understudy voices`.")
 @param_option
 @data_option
+@urls_option
+@user_option
+@token_option
+@takeover_option
 @click.option("--input", "source", help="Microphone: a number or a part of its name.")
 @click.option("--output", "target", help="Speaker: a number or a part of its name.")
 @click.option("--devices", is_flag=True, help="List microphones and speakers.")
@@ -296,12 +311,19 @@ def talk(
     voice: str | None,
     wishes: tuple[str, ...],
     data: Path | None,
+    urls: tuple[str, ...],
+    user: str,
+    token: str | None,
+    takeover: bool,
     source: str | None,
     target: str | None,
     devices: bool,
 ) -> None:
-    """Microphone to speakers in this process, with no network. Needs `understudy[local]`."""
-    from understudy.talk import list_devices
+    """Microphone to speakers: in this process with no network, or (--url) through a server.
+
+    Needs `understudy[local]`.
+    """
+    from understudy.talk import RATE_HZ, call, list_devices
     from understudy.talk import talk as run_talk
 
     if devices:
@@ -309,6 +331,14 @@ def talk(
         return
     if voice is None:
         raise Sentence("talk needs --voice; `understudy voices` lists them")
+    if urls:
+        from understudy.client import Client
+
+        client = Client(urls, token, discover=len(urls) == 1)
+        params = params_of(wishes)
+        session = client.stream(voice, user, RATE_HZ, params=params, takeover=takeover)
+        call(session, source, target, say=click.echo)
+        return
     config = voices_of(data)
     run_talk(config, voice, params_of(wishes), source, target, say=click.echo)
 
