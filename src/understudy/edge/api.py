@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from understudy.core.errors import StoreAway, UnderstudyError
 from understudy.edge import listing
+from understudy.edge.bundles import bundle_route
 from understudy.edge.edge import Edge
 from understudy.edge.gate import HostCheck
 from understudy.edge.metrics import exposition
@@ -154,6 +155,7 @@ def build_app(
             Route("/v1/status", status),
             Route("/v1/usage", use),
             Route("/v1/fleet", fleet),
+            bundle_route(edge.store, edge.admits),
             Route("/metrics", metrics),
             Route("/fleet", fleet_page),
             Route("/healthz", health),

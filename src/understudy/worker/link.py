@@ -10,16 +10,15 @@ import os
 import random
 import signal
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-from understudy.bundle_files import verify
 from understudy.core.errors import ConfigError
 from understudy.core.wire import decode_records, encode_header
 from understudy.seams import Clock, Model
 from understudy.worker.bundle_path import add_path
+from understudy.worker.fetch import Source, fetch
 from understudy.worker.slots import Slots, card_of, warm_up
 
 log = logging.getLogger(__name__)
@@ -189,9 +188,8 @@ async def run(
         slots=spec["slots"],
     )
     try:
-        if spec.get("path"):
-            await asyncio.to_thread(verify, Path(spec["path"]), spec["revision"])
-            add_path(spec["path"])
+        if spec.get("bundle"):
+            add_path(await fetch(spec, Source(url, node, secret), clock))
         model = build_model(spec["engine"], spec["slots"], spec["options"])
         # In a thread: a load may take many seconds, and the link has to stay alive meanwhile.
         await asyncio.to_thread(model.load, spec.get("device", "cpu"))
