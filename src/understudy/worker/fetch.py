@@ -1,9 +1,9 @@
 """How a worker comes by the files of its model: from this machine, else from the edge, by hash.
 
 What was fetched is kept in $XDG_CACHE_HOME/understudy/bundles (~/.cache if that is not set), a
-folder a revision. Beside each lies REVISION.lock: a worker that uses the folder holds it shared
-until it ends, who fetches or removes it holds it alone (flock: the system lets go of it whatever
-becomes of the process). So of many workers one fetches, and none loses what it uses.
+folder a revision. Beside each lie two locks (flock: the system lets go of them whatever becomes
+of the process): REVISION.lock is held by all that use the folder, until they end, and by nobody
+else where it is removed; REVISION.fetch by the one that fetches it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import fcntl
 import http.client
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,7 @@ SILENCE_S: Final = 30.0  # of an edge that is asked: then it is given up
 CACHE_GB: Final = 20.0  # $UNDERSTUDY_CACHE_GB
 _GB: Final = 1e9
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_REVISION: Final = re.compile(r"[0-9a-f]{12,64}")
 _BROKEN: Final = (OSError, http.client.HTTPException, EOFError)
 _REFUSED: Final = {
     401: "the edge does not take this worker for one of its own",
@@ -101,27 +103,33 @@ class Cache:
 
     async def get(self, revision: str, source: Source, clock: Clock) -> Path:
         """The folder of a revision, held for as long as this process lives."""
+        if not _REVISION.fullmatch(revision):
+            raise ConfigError(f"{revision[:80]!r} is no revision of a bundle")
         target = self._folder / revision
+        held: list[int] = []
         try:
             await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
-            lock = os.open(self._lock_of(revision), os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                while True:
-                    await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_SH)
-                    if await asyncio.to_thread(_is_sound, target, revision):
-                        os.utime(lock)  # when it was last wanted
-                        return target
-                    await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-                    if not await asyncio.to_thread(_is_sound, target, revision):
-                        await self._download(revision, target, source, clock)
-            except BaseException:
+            for kind in ("lock", "fetch"):
+                path = self._folder / f"{revision}.{kind}"
+                held.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))
+            used, fetching = held
+            while True:
+                await asyncio.to_thread(fcntl.flock, used, fcntl.LOCK_SH)
+                if await asyncio.to_thread(_is_sound, target, revision):
+                    os.utime(used)  # when it was last wanted
+                    os.close(fetching)
+                    return target
+                fcntl.flock(used, fcntl.LOCK_UN)
+                await asyncio.to_thread(fcntl.flock, fetching, fcntl.LOCK_EX)
+                if not await asyncio.to_thread(_is_sound, target, revision):
+                    await self._download(revision, target, source, clock)
+                fcntl.flock(fetching, fcntl.LOCK_UN)
+        except BaseException as error:
+            for lock in held:
                 os.close(lock)
-                raise
-        except OSError as error:
-            raise ConfigError(self._trouble(error)) from error
-
-    def _lock_of(self, revision: str) -> Path:
-        return self._folder / f"{revision}.lock"
+            if isinstance(error, OSError):
+                raise ConfigError(self._trouble(error)) from error
+            raise
 
     def _trouble(self, error: OSError) -> str:
         if error.errno in _FULL:
@@ -132,7 +140,7 @@ class Cache:
         return f"the cache {self._folder} cannot be used: {error.strerror}; set XDG_CACHE_HOME"
 
     async def _download(self, revision: str, target: Path, source: Source, clock: Clock) -> None:
-        """Fetches it, whole or not at all; the lock is ours alone."""
+        """Fetches it, whole or not at all; nobody else does."""
         pause_s = FIRST_PAUSE_S
         for tries_left in reversed(range(TRIES)):
             try:
@@ -198,7 +206,7 @@ class Cache:
     def _drop_remains(self, lock: Path) -> None:
         """Removes what a download that was killed left."""
         if remains := list(self._folder.glob(f".{lock.stem}-*")):
-            with _alone(lock) as ours:
+            with _alone(lock.with_suffix(".fetch")) as ours:
                 for folder in remains if ours else []:
                     _remove(folder)
 
@@ -206,7 +214,7 @@ class Cache:
 @contextlib.contextmanager
 def _alone(lock: Path) -> Iterator[bool]:
     """Holds a lock for a moment, if nobody else does."""
-    file = os.open(lock, os.O_RDWR)
+    file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield True
@@ -225,7 +233,7 @@ def _asked(revision: str, source: Source) -> Iterator[tuple[http.client.HTTPResp
     try:
         connection.request(
             "GET",
-            f"/v1/bundles/{quote(revision)}?node={quote(source.node, safe='')}",
+            f"/v1/bundles/{quote(revision, safe='')}?node={quote(source.node, safe='')}",
             headers={"Authorization": f"Bearer {source.secret}"},
         )
         answer = connection.getresponse()
