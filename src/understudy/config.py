@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from understudy.config_providers import ProviderSpec, parse_provider
 from understudy.core.errors import BadParams, ConfigError, UnknownVoice
 from understudy.core.limits import Limits, network
 from understudy.core.policy_view import Drain, Rules
@@ -88,6 +89,7 @@ class Config:
     rules: Rules = field(default_factory=Rules)  # what the operator chooses of the policy
     limits: Limits = field(default_factory=Limits)
     access: Access = field(default_factory=Access)
+    provider: ProviderSpec = field(default_factory=ProviderSpec)  # read when a server starts
 
     def is_rented(self, model: str) -> bool:
         """Whether its workers come and go; those of the others are always on."""
@@ -141,10 +143,10 @@ def parse(text: str, source: str) -> Config:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source} is no valid TOML: {error}") from None
-    for section in raw.keys() - {"models", "voices", "fleet", "limits", "access"}:
+    for section in raw.keys() - {"models", "voices", "fleet", "limits", "access", "providers"}:
         raise ConfigError(
-            f"{source}: unknown section [{section}]; there are models, voices, fleet, limits "
-            "and access"
+            f"{source}: unknown section [{section}]; there are models, voices, fleet, limits, "
+            "access and providers"
         )
     models = {
         name: _model(name, _table(raw["models"], name, source), f"{source}: [models.{name}]")
@@ -163,18 +165,21 @@ def parse(text: str, source: str) -> Config:
                 f'{source}: [voices.{voice.name}] understudy must be "none" or a voice here '
                 "whose model is always on (workers = 1 or more)"
             )
+    fleet = raw.get("fleet", {})
+    if not isinstance(fleet, dict):
+        raise ConfigError(f"{source}: [fleet] must be a table")
+    rules = {key: value for key, value in fleet.items() if key not in ("provider", "name")}
     return Config(
         models,
         voices,
-        _rules(raw.get("fleet", {}), f"{source}: [fleet]"),
+        _rules(rules, f"{source}: [fleet]"),
         _limits(raw.get("limits", {}), f"{source}: [limits]"),
         _access(raw.get("access", {}), f"{source}: [access]"),
+        parse_provider(fleet, raw.get("providers", {}), source),
     )
 
 
-def _rules(raw: Any, where: str) -> Rules:
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{where} must be a table")
+def _rules(raw: Mapping[str, Any], where: str) -> Rules:
     known = {"max_nodes": int, "budget_per_h": float, "patience": float}
     _fields(raw, known, where)
     if any(value < 0 for value in raw.values()):

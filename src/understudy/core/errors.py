@@ -14,10 +14,12 @@ UnderstudyError
 ├── Busy                   nobody's fault; trying again may help
 │   ├── StartTimeout       start_timeout
 │   ├── AlreadyLive        already_live
-│   └── Overloaded         overloaded
-│       └── TooMany        overloaded, too: by this one address or user
+│   ├── Overloaded         overloaded
+│   │   └── TooMany        overloaded, too: by this one address or user
+│   └── NoCapacity         no_capacity: no machine is to be had; users never see it
 ├── ServerError            ours
 │   ├── ModelFailed        model_failed
+│   ├── ProviderFailed     provider_failed: who lends machines does not answer, or refuses
 │   └── Internal           internal
 │       └── StoreAway      internal, too: nothing that a client would tell apart
 ├── ConfigError            bad_config: understudy.toml or the command line
@@ -124,12 +126,23 @@ class TooMany(Overloaded):
         self.wait_s = wait_s
 
 
+class NoCapacity(Busy):
+    """A provider has no machine of the kind asked for, or its quota is used up."""
+
+    code = "no_capacity"
+    http_status = 503
+
+
 class ServerError(UnderstudyError):
     retryable = True
 
 
 class ModelFailed(ServerError):
     code = "model_failed"
+
+
+class ProviderFailed(ServerError):
+    code = "provider_failed"
 
 
 class Internal(ServerError):

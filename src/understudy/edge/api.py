@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from understudy.core.errors import BadToken, Forged, StoreAway, TooMany, UnderstudyError
 from understudy.edge import listing
+from understudy.edge.bundles import bundle_route
 from understudy.edge.door import Door
 from understudy.edge.edge import Edge
 from understudy.edge.metrics import exposition
@@ -202,6 +203,7 @@ def build_app(edge: Edge, overview: Overview, door: Door) -> Starlette:
             Route("/v1/status", status),
             Route("/v1/usage", use),
             Route("/v1/fleet", fleet),
+            bundle_route(edge.store, edge.admits),
             Route("/metrics", metrics),
             Route("/fleet", fleet_page),
             Route("/healthz", health),
