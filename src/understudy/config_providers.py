@@ -1,4 +1,4 @@
-"""Where nodes come from, in understudy.toml: [fleet] provider, and a table [providers.NAME] each."""
+"""Where nodes come from, in understudy.toml: [fleet] provider, and the tables [providers.NAME]."""
 
 from __future__ import annotations
 
@@ -177,7 +177,9 @@ def _region(name: str, raw: Any, where: str) -> Region:
 
 
 def _check_places(spec: ProviderSpec, where: str) -> None:
-    if not spec.regions or not all(region.places and region.edge for region in spec.regions.values()):
+    if not spec.regions or not all(
+        region.places and region.edge for region in spec.regions.values()
+    ):
         raise ConfigError(
             f"{where}: each region needs the clouds to rent in, and the edge that its workers "
             f'dial: [providers.skypilot.regions.sf] places = ["aws/us-west-2"], '
@@ -192,3 +194,8 @@ def _typed(value: Any, kind: type, where: str) -> Any:
     if not right or (isinstance(value, float) and not math.isfinite(value)):
         raise ConfigError(f"{where} must be {_SAID[kind]}, not {value!r}")
     return value
+
+
+def link_of(edge: str) -> str:
+    """Where an edge takes its workers' links; "" for ""."""
+    return edge if not edge or edge.endswith("/v1/link") else f"{edge.rstrip('/')}/v1/link"

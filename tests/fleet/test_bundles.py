@@ -1,17 +1,18 @@
 """Bundles by hash: into the store, out of any edge, into a worker's cache, and nothing else."""
 
 import asyncio
+import contextlib
 import fcntl
 import io
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
 import tarfile
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,10 @@ def test_a_path_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "kind",
-    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
-    + [tarfile.DIRTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE, tarfile.XGLTYPE],
+    [
+        *(tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE),
+        *(tarfile.DIRTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE, tarfile.XGLTYPE),
+    ],
 )
 def test_what_is_no_file_is_refused(kind: bytes, tmp_path: Path) -> None:
     with pytest.raises(BadArchive):
@@ -172,10 +175,8 @@ def test_a_damaged_archive_is_refused_or_is_harmless(
     data = bytearray(tar(member("a/b"), member("n" * 150), member("c")).getvalue())
     if flip < len(data):
         data[flip] = to
-    try:
+    with contextlib.suppress(BadArchive, EOFError):
         unpack(io.BytesIO(data[:cut]), into)
-    except (BadArchive, EOFError):
-        pass
     assert all(path.is_relative_to(into) and not path.is_symlink() for path in into.rglob("*"))
 
 
@@ -374,7 +375,7 @@ async def test_a_full_disk_is_said(
     try:
         for fits_at_first in (False, True):
             if fits_at_first:  # ... and then others fill it
-                monkeypatch.setattr(fetching.shutil, "disk_usage", lambda path: Room())
+                monkeypatch.setattr(shutil, "disk_usage", lambda path: Room())
             with pytest.raises(ConfigError, match="full; free some of it, or set XDG_CACHE_HOME"):
                 await Cache(small, 1e9).get(revision, Source(edge.url, "n", SECRET), Hasty())
             assert not [path for path in small.iterdir() if path.suffix not in LOCKS]
@@ -459,14 +460,30 @@ async def test_deploying_saves_and_says_how_far_it_is(
     (bundle / "weights.bin").write_bytes(bytes(2 * PART_BYTES))
     said: list[str] = []
     done = await shipping.deploy(
-        *(bundle, None, parse(SMALL.format(slots=1), "t"), store, tmp_path / "bundles", SystemClock(), said.append)
+        *(
+            bundle,
+            None,
+            parse(SMALL.format(slots=1), "t"),
+            store,
+            tmp_path / "bundles",
+            SystemClock(),
+            said.append,
+        )
     )
     assert await store.bundle_size(done.revision) == sum(map(len, archive(bundle)))
     assert any("MB are in the store" in words for words in said)
     # Gone from this machine, it can be gone back to all the same.
     (bundle / "weights.bin").write_bytes(bytes(PART_BYTES))
     await shipping.deploy(
-        *(bundle, None, parse(SMALL.format(slots=1), "t"), store, tmp_path / "bundles", SystemClock(), said.append)
+        *(
+            bundle,
+            None,
+            parse(SMALL.format(slots=1), "t"),
+            store,
+            tmp_path / "bundles",
+            SystemClock(),
+            said.append,
+        )
     )
     (tmp_path / "bundles" / done.revision).rename(tmp_path / "elsewhere")
     assert await shipping.rollback("telephone", None, store, SystemClock()) == done.revision
