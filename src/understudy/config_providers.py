@@ -1,4 +1,4 @@
-"""Where nodes come from, in understudy.toml: [fleet] provider, and a table [providers.NAME] each."""
+"""Where nodes come from, in understudy.toml: [fleet] provider, and the tables [providers.NAME]."""
 
 from __future__ import annotations
 
@@ -194,3 +194,8 @@ def _typed(value: Any, kind: type, where: str) -> Any:
     if not right or (isinstance(value, float) and not math.isfinite(value)):
         raise ConfigError(f"{where} must be {_SAID[kind]}, not {value!r}")
     return value
+
+
+def link_of(edge: str) -> str:
+    """Where an edge takes its workers' links; "" for ""."""
+    return edge if not edge or edge.endswith("/v1/link") else f"{edge.rstrip('/')}/v1/link"

@@ -20,7 +20,6 @@ from understudy.core.fleet import Deployment
 from understudy.seams import Clock, Store
 from understudy.worker.check import Checked, check
 
-
 BIG_BYTES: Final = 64_000_000  # from here on, deploying says how far it is
 
 

@@ -1,17 +1,18 @@
 """Bundles by hash: into the store, out of any edge, into a worker's cache, and nothing else."""
 
 import asyncio
+import contextlib
 import fcntl
 import io
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
 import tarfile
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,10 @@ def test_a_path_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "kind",
-    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
-    + [tarfile.DIRTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE, tarfile.XGLTYPE],
+    [
+        *(tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE),
+        *(tarfile.DIRTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE, tarfile.XGLTYPE),
+    ],
 )
 def test_what_is_no_file_is_refused(kind: bytes, tmp_path: Path) -> None:
     with pytest.raises(BadArchive):
@@ -172,10 +175,8 @@ def test_a_damaged_archive_is_refused_or_is_harmless(
     data = bytearray(tar(member("a/b"), member("n" * 150), member("c")).getvalue())
     if flip < len(data):
         data[flip] = to
-    try:
+    with contextlib.suppress(BadArchive, EOFError):
         unpack(io.BytesIO(data[:cut]), into)
-    except (BadArchive, EOFError):
-        pass
     assert all(path.is_relative_to(into) and not path.is_symlink() for path in into.rglob("*"))
 
 
@@ -374,7 +375,7 @@ async def test_a_full_disk_is_said(
     try:
         for fits_at_first in (False, True):
             if fits_at_first:  # ... and then others fill it
-                monkeypatch.setattr(fetching.shutil, "disk_usage", lambda path: Room())
+                monkeypatch.setattr(shutil, "disk_usage", lambda path: Room())
             with pytest.raises(ConfigError, match="full; free some of it, or set XDG_CACHE_HOME"):
                 await Cache(small, 1e9).get(revision, Source(edge.url, "n", SECRET), Hasty())
             assert not [path for path in small.iterdir() if path.suffix not in LOCKS]

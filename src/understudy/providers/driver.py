@@ -17,7 +17,7 @@ import logging
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -131,8 +131,3 @@ class Driver:
             process.kill()
             await process.wait()
         await reading
-
-
-def one_line(words: Sequence[str] | str) -> str:
-    """Words of a library as one line that is not too long."""
-    return " ".join(" ".join([words] if isinstance(words, str) else words).split())[:500]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from understudy.config_providers import ProviderSpec
+from understudy.config_providers import ProviderSpec, link_of
 from understudy.core.errors import ProviderFailed
 from understudy.core.fleet import Node
 from understudy.providers.driver import Driver
@@ -61,7 +61,7 @@ class RayProvider:
         """Returns once Ray has taken it, be there room now or not. Raises NoCapacity where there
         never will be."""
         region = self._spec.regions[node.region]
-        url = region.edge or self.urls[node.region]
+        url = link_of(region.edge) or self.urls[node.region]
         kind = self._spec.kind(node.model)
         spec = json.loads(self._spec_json(node.model, node.revision))
         asked = {

@@ -18,10 +18,12 @@ from typing import Any, Final
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from understudy.clock import SystemClock
 from understudy.providers.driver_child import Refused, serve
 
 GONE_S: Final = 20.0  # how long an actor that was killed may still be listed
 _connecting = threading.Lock()
+_clock = SystemClock()
 
 
 class WorkerNode:
@@ -66,7 +68,7 @@ class Held:
     actor: Any
     up: Any
     over: Any
-    since: float  # monotonic
+    since: float
 
 
 class Cluster:
@@ -96,7 +98,7 @@ class Cluster:
                 ) from error
 
     def _hold(self, name: str, actor: Any) -> None:
-        self._held[name] = Held(actor, actor.up.remote(), actor.wait.remote(), time.monotonic())
+        self._held[name] = Held(actor, actor.up.remote(), actor.wait.remote(), _clock.now())
 
     def start(self, name: str, asked: dict[str, Any], worker: list[Any]) -> None:
         """`asked`: cpus, gpus, memory (bytes), resources, autoscales; `worker`: its arguments."""
@@ -127,7 +129,7 @@ class Cluster:
         held = dict(self._held)
         refs = [ref for one in held.values() for ref in (one.up, one.over)]
         done = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if refs else set()
-        now = time.monotonic()
+        now = _clock.now()
         return [
             {
                 "name": name,
@@ -156,9 +158,9 @@ class Cluster:
             except (RayError, GetTimeoutError):
                 pass  # it is dead or hangs
             ray.kill(one.actor)
-            until = time.monotonic() + GONE_S
+            until = _clock.now() + GONE_S
             while name in ray.util.list_named_actors():
-                if time.monotonic() > until:
+                if _clock.now() > until:
                     raise Refused("provider_failed", f"Ray does not end the actor {name}")
                 time.sleep(0.05)
             self._held.pop(name, None)

@@ -65,7 +65,7 @@ async def fetch(
     revision = spec["bundle"]
     given = Path(spec.get("path") or os.devnull)
     wrong: ConfigError | None = None
-    if given.is_dir():
+    if await asyncio.to_thread(given.is_dir):
         try:
             await asyncio.to_thread(verify, given, revision)
         except ConfigError as error:
