@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 BEAT_S: Final = 0.5
+NOISE_S: Final = 0.005  # by which round trips differ anyway
 STALL_S: Final = 0.15  # between two ticks: then silence is our own
 AWAY_S: Final = 0.5  # between two tries to write to a store that is away
 TAKING_S: Final = 5.0  # ... and until another edge has given a user's other stream up
@@ -141,6 +142,17 @@ class Edge:
             await self._clock.sleep(BEAT_S)
             with contextlib.suppress(StoreAway):
                 await self.store.beat(self.row)
+                await self._say_distances()
+
+    async def _say_distances(self) -> None:
+        """Writes anew how far the workers are, where that has changed."""
+        known = {link.worker: link for link in self.seating.fleet.links if link.edge == self.name}
+        for link in list(self.links.values()):
+            written = known.get(link.worker.id)
+            if link.worker.state is not WorkerState.READY or written is None:
+                continue
+            if abs(link.rtt_s - written.rtt_s) > max(NOISE_S, 0.25 * written.rtt_s):
+                await self.store.link(Link(link.worker.id, self.name, link.rtt_s))
 
     async def close(self) -> None:
         """Ends all sessions; where there are other edges, they are left to those to go on."""
@@ -449,15 +461,16 @@ class Edge:
         self.links[link.worker.id] = link
         if old is not None:  # it dialled again before this edge knew that the old one was lost
             old.cut()
-        link.say(type="edges", edge=self.name, edges=self._edges_for(link))
+        link.say(type="edges", edge=self.name, edges=self.link_urls(link.worker.region))
 
-    def _edges_for(self, link: WorkerLink) -> dict[str, str]:
-        urls = {edge.name: edge.url_from(link.worker.region) for edge in self.seating.fleet.edges}
+    def link_urls(self, region: str) -> dict[str, str]:
+        """Where workers of a region dial each edge, by its name."""
+        urls = {edge.name: edge.url_from(region) for edge in self.seating.fleet.edges}
         return {name: link_url(url) for name, url in urls.items() if url}
 
     def _say_edges(self) -> None:
         for link in self.links.values():
-            link.say(type="edges", edge=self.name, edges=self._edges_for(link))
+            link.say(type="edges", edge=self.name, edges=self.link_urls(link.worker.region))
 
     def worker_changed(self, link: WorkerLink) -> None:
         worker = link.worker
