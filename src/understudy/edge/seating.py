@@ -90,7 +90,7 @@ class Seating:
                 roles.append(Role.UNDERSTUDY)
             for role in roles:
                 placement = await self._place(session, role)
-                if placement is not None:
+                if placement is not None and not session.is_apart:
                     break
         except StoreAway:  # it waits on, and asks again when the store is back
             await self._clock.sleep(LOOK_S)
