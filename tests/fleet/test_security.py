@@ -362,9 +362,10 @@ def test_who_says_nothing_or_little_is_cut_and_holds_nobody_up(fort: Server) -> 
             peer = socket.create_connection(("127.0.0.1", fort.port), timeout=30)
             peer.sendall(beginning)
             slow.append(peer)
-    # A head whose request was answered, and then nothing but line ends.
     after = socket.create_connection(("127.0.0.1", fort.port), timeout=30)
-    after.sendall(head("GET /healthz HTTP/1.1") + b"\r\n")
+    after.sendall(head("GET /healthz HTTP/1.1"))
+    assert after.recv(4096).startswith(b"HTTP/1.1 200")
+    after.sendall(b"\r\n")  # no request begins, and none is waited for any more
     alive(fort)
     assert ask(fort, "/v1/voices")[0] == 200
     for peer in [*slow, after]:
