@@ -254,7 +254,14 @@ async def _connect(url: str, listener: _Listener) -> tuple[WSTransport, WSListen
         return await ws_connect(
             lambda: listener, "ws" + url.removeprefix("http") + "/v1/stream", use_aiofastnet=False
         )
-    except (OSError, TimeoutError, WSHandshakeError) as error:
+    except WSHandshakeError as error:
+        if error.response is None or not error.raw_body:
+            raise _unreachable(url, error) from None
+        status, said = error.response.status, error.raw_body.decode(errors="replace").strip()
+        later = status in (429, 503)
+        code = "overloaded" if later else "forbidden"
+        raise Refused(wire.Error("", code, f"{said} (HTTP {status.value})", later)) from None
+    except (OSError, TimeoutError) as error:
         raise _unreachable(url, error) from None
 
 

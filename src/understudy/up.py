@@ -36,6 +36,7 @@ SWITCH_S: Final = 0.0005
 TRY_S: Final = 30.0  # before a model that did not load is tried again
 CATALOG_S: Final = 0.5  # how often deployments are looked for
 WORKER_TOKEN_S: Final = 90 * 86_400.0  # longer than a worker may be up
+EVERYWHERE: Final = ("0.0.0.0", "::")  # no address to dial, but loopback is one of them
 READY_S: Final = 30.0  # how long the first workers may take before the address is printed anyway
 
 
@@ -99,7 +100,7 @@ async def up(
     )
     overview = Overview(edge, clock, lambda: catalog.deployments)
     gate = Gate(sock, edge, build_app(edge, overview, door), door, clock)
-    local = host if is_loopback(host) else "127.0.0.1"
+    local = "127.0.0.1" if host in EVERYWHERE else host
     shown = f"[{host}]" if ":" in host else host
     url = f"ws://{f'[{local}]' if ':' in local else local}:{gate.port}/v1/link"
     provider.urls[edge.region] = url
