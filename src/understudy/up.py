@@ -43,6 +43,7 @@ SWITCH_S: Final = 0.0005
 TRY_S: Final = 30.0  # before a model that did not load is tried again
 CATALOG_S: Final = 0.5  # how often deployments are looked for
 WORKER_TOKEN_S: Final = 90 * 86_400.0  # longer than a worker may be up
+EVERYWHERE: Final = ("0.0.0.0", "::")  # no address to dial, but loopback is one of them
 READY_S: Final = 30.0  # how long the first workers may take before the address is printed anyway
 
 
@@ -156,7 +157,7 @@ class _Edge:
         host, access = serving.host, file.current().access
         shown = f"[{host}]" if ":" in host else host
         port = sock.getsockname()[1]
-        near = shown if is_loopback(host) else "127.0.0.1"
+        near = "127.0.0.1" if host in EVERYWHERE else shown
         self.shown = f"http://{shown}:{port}"
         self.near = f"http://{near}:{port}"  # for this machine's own workers
         self._catalog = catalog
