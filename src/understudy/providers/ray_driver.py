@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +24,8 @@ from understudy.clock import SystemClock
 from understudy.providers.driver_child import Refused, serve
 
 GONE_S: Final = 20.0  # how long an actor that was killed may still be listed
+CONNECT_S: Final = 5.0
+_HOST_PORT: Final = re.compile(r"(?:ray://)?([^/]+):(\d+)")
 _connecting = threading.Lock()
 _clock = SystemClock()
 
@@ -84,13 +88,17 @@ class Cluster:
             if ray.is_initialized():
                 return
             try:
+                if (host_port := _HOST_PORT.fullmatch(self._address)) is not None:
+                    # Ray itself waits for minutes.
+                    at = (host_port[1].strip("[]"), int(host_port[2]))
+                    socket.create_connection(at, timeout=CONNECT_S).close()
                 ray.init(
                     address=self._address,
                     namespace=self._namespace,
                     logging_level="ERROR",
                     log_to_driver=False,
                 )
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 raise Refused(
                     "provider_failed",
                     f"no Ray cluster answers at {self._address!r} ({error}); start one with `ray "
