@@ -25,6 +25,7 @@ from understudy.providers.driver_child import Refused, serve
 
 GONE_S: Final = 20.0  # how long an actor that was killed may still be listed
 CONNECT_S: Final = 5.0
+STARTING_S: Final = 2.0  # how long one that is returned may take to say that it is there
 _HOST_PORT: Final = re.compile(r"(?:ray://)?([^/]+):(\d+)")
 _connecting = threading.Lock()
 _clock = SystemClock()
@@ -161,7 +162,9 @@ class Cluster:
                     continue
             one = self._held[name]
             try:
-                if ray.wait([one.up], timeout=0)[0]:
+                # One that has no room yet says nothing. One that is killed as it starts leaves a
+                # worker that reads the end of its pipe, and goes a moment later than we return.
+                if ray.wait([one.up], timeout=STARTING_S)[0]:
                     ray.get(one.actor.stop.remote(grace_s), timeout=grace_s + 5.0)
             except (RayError, GetTimeoutError):
                 pass  # it is dead or hangs
