@@ -78,7 +78,7 @@ async def process_of(provider: AnyProvider, node: str) -> psutil.Process:
                 words = process.cmdline()
                 if node in words and not {*provider.urls.values()}.isdisjoint(words):
                     return process
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
     raise AssertionError(f"node {node} has no process")
 
 
@@ -88,7 +88,7 @@ async def exited(provider: AnyProvider, node: str) -> str:
             (seen,) = (n for n in await provider.nodes() if n.id == node)
             if seen.exited is not None:
                 return seen.exited
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
 
 
 async def test_a_node_runs_until_it_is_stopped(provider: AnyProvider) -> None:

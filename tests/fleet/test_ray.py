@@ -141,7 +141,7 @@ async def test_a_driver_that_dies_is_started_again(provider: RayProvider) -> Non
 async def test_no_cluster_is_said() -> None:
     provider = await a_provider(address="127.0.0.1:1")
     try:
-        with pytest.raises(ProviderFailed, match="no Ray cluster answers at '127.0.0.1:1'"):
+        with pytest.raises(ProviderFailed, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
             await asyncio.wait_for(provider.nodes(), 60)
     finally:
         await provider.close()
