@@ -276,3 +276,7 @@ class Provider(Protocol):
     async def close(self) -> None:
         """Returns every node."""
         ...
+
+    async def leave(self) -> None:
+        """Leaves the nodes to the next controller, as far as they outlive this process."""
+        ...

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from socket import gethostname, socket
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from understudy.catalog import Catalog
 from understudy.clock import SystemClock
@@ -32,10 +32,13 @@ from understudy.providers import new_provider
 from understudy.providers.join import JoinProvider
 from understudy.providers.local import LocalProvider
 from understudy.resample import SoxrResampler
-from understudy.seams import Provider, Store
+from understudy.seams import Store
 from understudy.store import open_store
 from understudy.tokens import ADMIN_KEY, SECRET, Keys
 from understudy.worker.check import check
+
+if TYPE_CHECKING:
+    from understudy.providers import AnyProvider
 
 log = logging.getLogger(__name__)
 
@@ -290,16 +293,15 @@ class _Control:
         self._store = store
         self._clock = clock
         self._alone = edge is None  # then nobody else reads what is deployed
+        self._leaves = edge is None or serving.shared  # others may be about to take over
         self._cards: dict[tuple[str, str], Card] = {}
         spec = catalog.current().provider
         if serving.provider:
             spec = replace(spec, name=serving.provider)
-        self.provider: Provider
+        self.provider: AnyProvider | JoinProvider
         match spec.name:
             case "local" if edge is not None:
-                local = LocalProvider(spec_json, sign)
-                local.urls[edge.edge.region] = link_url(edge.near)
-                self.provider = local
+                self.provider = LocalProvider(spec_json, sign)
             case "local":
                 raise ConfigError(
                     "a controller by itself has no machine to run workers on: choose [fleet] "
@@ -308,7 +310,9 @@ class _Control:
             case "join":
                 self.provider = JoinProvider(store, self._is_light, clock)
             case _:
-                self.provider = new_provider(spec, spec_json, sign, clock)  # type: ignore
+                self.provider = new_provider(spec, spec_json, sign, clock)
+        if edge is not None and not isinstance(self.provider, JoinProvider):
+            self.provider.urls[edge.edge.region] = link_url(edge.near)
         self.controller = Controller(
             store, self.provider, catalog.wanted, lambda: catalog.current().rules, clock
         )
@@ -337,7 +341,10 @@ class _Control:
             await self._clock.sleep(CATALOG_S)
 
     async def close(self) -> None:
-        await self.provider.close()
+        if self._leaves:
+            await self.provider.leave()
+        else:
+            await self.provider.close()
 
 
 def lock_data(data: Path) -> IO[str]:

@@ -72,4 +72,9 @@ class JoinProvider:
                 await self._store.withdraw(machine.name)
 
     async def close(self) -> None:
-        """What runs goes on: another controller may be about to take over."""
+        """Returns every node; does not wait for the machines."""
+        for order in await self._store.orders():
+            await self._store.cancel(order.node.id)
+
+    async def leave(self) -> None:
+        """What runs goes on."""
