@@ -99,7 +99,6 @@ class Edge:
         )
         self.seating.edges_changed = self._say_edges
         self.seating.reclaim = lambda session: self._spawn(self._reclaim(session))
-        self._reclaiming: set[str] = set()
         self._links_written: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._handing_over = False
 
@@ -145,14 +144,17 @@ class Edge:
                 await self._say_distances()
 
     async def _say_distances(self) -> None:
-        """Writes anew how far the workers are, where that has changed."""
+        """Writes anew how far the workers are, where that has changed, or was lost with us."""
         known = {link.worker: link for link in self.seating.fleet.links if link.edge == self.name}
         for link in list(self.links.values()):
             written = known.get(link.worker.id)
-            if link.worker.state is not WorkerState.READY or written is None:
+            if link.worker.state is not WorkerState.READY:
                 continue
-            if abs(link.rtt_s - written.rtt_s) > max(NOISE_S, 0.25 * written.rtt_s):
-                await self.store.link(Link(link.worker.id, self.name, link.rtt_s))
+            noise_s = max(NOISE_S, 0.25 * written.rtt_s) if written else 0.0
+            if written is None or abs(link.rtt_s - written.rtt_s) > noise_s:
+                async with self._links_written[link.worker.id]:
+                    if self.links.get(link.worker.id) is link:
+                        await self._link(link, link.worker)
 
     async def close(self) -> None:
         """Ends all sessions; where there are other edges, they are left to those to go on."""
@@ -245,9 +247,6 @@ class Edge:
 
     async def _reclaim(self, session: Session) -> None:
         """The others took this edge for lost, and the session's seats are gone. It is not."""
-        if session.id in self._reclaiming:
-            return
-        self._reclaiming.add(session.id)
         try:
             mine = (session.user, _hash(session.resume), self.name, self.region)
             if await self.store.adopt(*mine) is not None:
@@ -256,7 +255,8 @@ class Edge:
         except StoreAway:
             pass  # the next look finds it again
         finally:
-            self._reclaiming.discard(session.id)
+            session.seats_pending -= 1
+            session.seats_changed += 1
 
     def _cast(self, voice: Voice) -> tuple[dict[Role, Casting], list[wire.Card]]:
         """Who may perform, and the cards of all that may: those fix the latency of the session."""

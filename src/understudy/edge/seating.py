@@ -219,7 +219,10 @@ class Seating:
             session, row = self._sessions.get(name), rows.get(name)
             if session is None or session.state is State.ENDED:
                 continue
+            if session.seats_pending or before[name] != session.seats_changed:
+                continue  # what was read may be older than what this edge has done since
             if row is not None and row.orphaned_s is not None:
+                session.seats_pending += 1
                 self.reclaim(session)
             elif row is None or row.edge != self._name or row.reason:
                 session.on(Event.TAKEN_OVER)
