@@ -38,7 +38,9 @@ tokyo = {{ resource = "tokyo" }}
 
 
 def spec_json(model: str, revision: str) -> str:
-    return json.dumps({"name": model, "engine": "x:Y", "slots": 1, "options": {}})
+    engine = "understudy.models.mirror:MirrorModel"
+    spec = {"name": model, "revision": revision, "engine": engine, "slots": 1, "options": {}}
+    return json.dumps(spec)
 
 
 def on_ray() -> RayProvider:
