@@ -113,5 +113,3 @@ def write_text(path: Path, text: str) -> None:
     fresh = path.with_name(f"{path.name}.tmp")
     fresh.write_text(text, encoding="utf-8")
     os.replace(fresh, path)
-
-
