@@ -65,7 +65,7 @@ def resample(samples: Audio, from_hz: int, to_hz: int) -> Audio:
 
 
 def find(folder: Path) -> list[Path]:
-    """All audio files under a folder, by name; hidden ones are not looked at. Raises ConfigError."""
+    """All audio files under a folder, by name, except hidden ones. Raises ConfigError."""
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder}")
     return sorted(

@@ -8,7 +8,6 @@ model.json         the net's configuration, labels, front end, window, data hash
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,10 +105,10 @@ def write_tensors(
 ) -> None:
     fresh = path.with_suffix(".tmp")
     save_file(dict(tensors), fresh, dict(metadata or {}))
-    os.replace(fresh, path)
+    fresh.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
     fresh = path.with_name(f"{path.name}.tmp")
     fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)
+    fresh.replace(path)

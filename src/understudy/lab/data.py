@@ -177,7 +177,7 @@ def features(
         fresh = kept.with_name(f"{kept.stem}.{os.getpid()}.npz")
         ends = np.cumsum([one.shape[1] for one in out])
         np.savez(fresh, features=np.concatenate(out, axis=1), ends=ends)
-        os.replace(fresh, kept)
+        fresh.replace(kept)
     return out
 
 

@@ -1,1 +1,0 @@
-"""From recordings to a listener that ships: data, nets, training, figures, ONNX files."""
