@@ -156,14 +156,16 @@ def _keep(
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
     record = json.dumps([asdict(epoch) for epoch in history])
-    told = {"history": record, "plan": json.dumps(asdict(plan)), "data": task.checkpoint().data_hash}
+    told = {
+        "history": record,
+        "plan": json.dumps(asdict(plan)),
+        "data": task.checkpoint().data_hash,
+    }
     checkpoint.write_tensors(folder / STATE, tensors, told)
     checkpoint.write_text(folder / HISTORY, json.dumps(json.loads(record), indent=1) + "\n")
 
 
-def _restore(
-    task: Task, plan: Plan, optimiser: torch.optim.Optimizer, folder: Path
-) -> list[Epoch]:
+def _restore(task: Task, plan: Plan, optimiser: torch.optim.Optimizer, folder: Path) -> list[Epoch]:
     if not (folder / STATE).is_file():
         raise ConfigError(f"{folder} holds no training to go on with; leave out --resume")
     with safe_open(folder / STATE, "pt") as file:
