@@ -50,8 +50,10 @@ class FrontEnd:
     std: float = 4.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.hop <= self.fft:
-            raise ConfigError(f"hop is {self.hop} samples; it must be 1 to fft ({self.fft})")
+        if self.fft % 2 or not 0 < self.hop <= self.fft:
+            raise ConfigError(
+                f"fft is {self.fft} and hop {self.hop}; fft must be even, hop 1 to fft"
+            )
         if not 0 <= self.low_hz < self.high_hz <= self.rate_hz / 2:
             raise ConfigError(
                 f"low_hz and high_hz are {self.low_hz:g} and {self.high_hz:g}; "
@@ -120,17 +122,22 @@ class Streaming:
 
         A slot that is not active keeps its past; its rows of the result mean nothing.
         """
-        samples, lead = audio.shape[1], self._lead
-        if self._room.shape[1] != lead + samples:
-            self._room = np.empty((len(audio), lead + samples), np.float32)
-        room = self._room
+        samples = audio.shape[1]
+        frames = samples // self.frontend.hop
+        if active is not None and not active.all():
+            rows = np.flatnonzero(active)
+            some = np.concatenate([self._kept[rows], audio[rows]], axis=1)
+            self._kept[rows] = some[:, samples:]
+            out = np.zeros((len(audio), self.frontend.bands, frames), np.float32)
+            out[rows] = _log_mel(self.frontend, some, frames)
+            return out
+        lead, room = self._lead, self._room
+        if room.shape[1] != lead + samples:
+            room = self._room = np.empty((len(audio), lead + samples), np.float32)
         room[:, :lead] = self._kept
         room[:, lead:] = audio
-        if active is None:
-            self._kept[:] = room[:, samples:]
-        else:
-            np.copyto(self._kept, room[:, samples:], where=active[:, None])
-        return _log_mel(self.frontend, room, samples // self.frontend.hop)
+        self._kept[:] = room[:, samples:]
+        return _log_mel(self.frontend, room, frames)
 
 
 def hz_to_mel(hz: Any) -> Any:
