@@ -16,6 +16,7 @@ import click
 from understudy import __version__, eventloop, logs
 from understudy.config import DEFAULT_PORT, Config, ConfigFile, data_dir
 from understudy.core.errors import UnderstudyError
+from understudy.lab.commands import evaluate, train
 from understudy.sim.command import simulate
 
 if TYPE_CHECKING:
@@ -27,7 +28,18 @@ T = TypeVar("T")
 DEFAULT_URL = os.environ.get("UNDERSTUDY_URL", f"http://127.0.0.1:{DEFAULT_PORT}")
 MIN_PYTHON = (3, 11)
 STORE = "understudy.store"
-BENCHES = ("engine", "edge", "browser", "simulate", "connect", "move", "fleet", "crash", "freeze")
+BENCHES = (
+    "engine",
+    "edge",
+    "browser",
+    "simulate",
+    "connect",
+    "move",
+    "fleet",
+    "crash",
+    "freeze",
+    "lab",
+)
 
 
 class Sentence(click.ClickException):
@@ -552,6 +564,8 @@ def chaos(
 
 
 cli.add_command(simulate)
+cli.add_command(train)
+cli.add_command(evaluate)
 
 
 def main() -> None:

@@ -18,7 +18,9 @@ from understudy.lab import metrics, nets
 from understudy.lab.augment import Augmentation, Augmenter, mix
 from understudy.lab.checkpoint import Checkpoint
 from understudy.lab.data import Features
+from understudy.lab.evaluation import Listener
 from understudy.lab.frontend import FrontEnd
+from understudy.lab.windows import place
 
 MARGIN: Final = 0.2  # of AM-softmax (F. Wang et al., arXiv:1801.05599)
 SCALE: Final = 30.0
@@ -38,7 +40,7 @@ class Recipe:
     embedding: int = 0
     batch: int = 64
     smoothing: float = 0.1
-    mixup: float = 0.2
+    mixup: float = 0.0
     negatives: float = 0.0
     temperature: float = 2.0  # of distillation (G. Hinton et al., arXiv:1503.02531)
     teacher_share: float = 0.7
@@ -54,7 +56,10 @@ class Half:
 
 
 class ListenTask:
-    """A `loop.Task`. With an embedding the labels are speakers, and validation's are others."""
+    """A `loop.Task`. With an embedding the labels are speakers, and validation's are others.
+
+    `noise` is mixed into clips; `background` is what to say nothing of (`Recipe.negatives`).
+    """
 
     def __init__(
         self,
@@ -68,6 +73,7 @@ class ListenTask:
         data_hash: str,
         seed: int = 0,
         noise: Features | None = None,
+        background: Features | None = None,
         start: Checkpoint | None = None,
         teacher: Checkpoint | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -88,12 +94,12 @@ class ListenTask:
         )
         if start is not None:
             carry_over(start.net, self.net)
-        self.parameters = nn.ModuleDict({"net": self.net})
-        if recipe.embedding:
-            self.parameters["voices"] = nn.Linear(recipe.embedding, classes, bias=False)
+        self._voices = nn.Linear(max(1, recipe.embedding), classes, bias=False)
+        trained = [self.net, self._voices] if recipe.embedding else [self.net]
+        self.parameters = nn.ModuleList(trained)
         self._teacher = _checked_teacher(teacher, labels, recipe)
-        self._noise = None if noise is None else torch.from_numpy(_at_least(noise, 2 * window))
-        self._augment = Augmenter(recipe.augmentation, frontend, self._noise)
+        self._background = _tensor(background, window)
+        self._augment = Augmenter(recipe.augmentation, frontend, _tensor(noise, window))
         self.steps = math.ceil(len(train.features) / recipe.batch)
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -156,10 +162,11 @@ class ListenTask:
 
     def _with_negatives(self, clips: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         count = round(self._recipe.negatives * len(clips))
-        if self._noise is None or not count:
+        pool = self._background
+        if pool is None or not count:
             return clips, shares
-        starts = torch.randint(0, self._noise.shape[1] - self._window + 1, (count,)).tolist()
-        quiet = torch.stack([self._noise[:, at : at + self._window] for at in starts])
+        starts = torch.randint(0, pool.shape[1] - self._window + 1, (count,)).tolist()
+        quiet = torch.stack([pool[:, at : at + self._window] for at in starts])
         gain = (torch.rand(count) * 30 - 20) * math.log(10) / 10 / self._frontend.std
         classes = shares.shape[1]
         nothing = torch.full((count, classes), 1 / classes)
@@ -180,31 +187,11 @@ class ListenTask:
 
     def _voice_loss(self, clips: Tensor, truth: Tensor) -> tuple[Tensor, float, int]:
         vectors = self.net(clips)
-        voices = functional.normalize(self.parameters["voices"].weight, dim=1)
+        voices = functional.normalize(self._voices.weight, dim=1)
         cosine = vectors @ voices.T
         margin = MARGIN * functional.one_hot(truth, len(self._labels))
         loss = functional.cross_entropy(SCALE * (cosine - margin), truth)
         return loss, float((cosine.argmax(1) == truth).sum()), len(clips)
-
-
-def place(
-    clips: Sequence[Features], window: int, frontend: FrontEnd, at: NDArray[np.float64] | float
-) -> Features:
-    """Clips in windows: [clips, bands, window]. A longer one is cut, a shorter one lies in silence.
-
-    `at`: where, 0 (early) to 1 (late), for each.
-    """
-    silence = (math.log(frontend.floor) - frontend.mean) / frontend.std
-    out = np.full((len(clips), frontend.bands, window), silence, np.float32)
-    where = np.broadcast_to(at, len(clips))
-    for row, (clip, share) in enumerate(zip(clips, where, strict=True)):
-        spare = clip.shape[1] - window
-        begin = round(abs(spare) * float(share))
-        if spare >= 0:
-            out[row] = clip[:, begin : begin + window]
-        else:
-            out[row, :, begin : begin + clip.shape[1]] = clip
-    return out
 
 
 def score(
@@ -219,10 +206,25 @@ def score(
     return np.concatenate(out)
 
 
-def window_of(clips: Sequence[Features]) -> int:
-    """The frames of a window that holds nearly every clip: 0.2 s to 2 s at a hop of 10 ms."""
-    longest = np.quantile([clip.shape[1] for clip in clips], 0.99)
-    return int(np.clip(math.ceil(longest), 20, 200))
+def listener_of(made: Checkpoint, source: str) -> Listener:
+    """A checkpoint as what `evaluation` takes."""
+
+    def run(features: Features) -> metrics.Scores:
+        with torch.inference_mode():
+            scores: metrics.Scores = made.net(torch.from_numpy(features)).numpy()
+        return scores
+
+    heard = tuple(made.settings.get("train_speakers", ()))
+    return Listener(
+        made.kind,
+        made.labels,
+        made.frontend,
+        made.window_frames,
+        run,
+        source,
+        made.data_hash,
+        heard,
+    )
 
 
 def carry_over(source: nn.Module, target: nn.Module) -> tuple[str, ...]:
@@ -255,7 +257,9 @@ def _checked_teacher(
     return teacher.net.eval().requires_grad_(False)
 
 
-def _at_least(features: Features, frames: int) -> Features:
-    """Repeated until it is `frames` long."""
-    times = math.ceil(frames / features.shape[1])
-    return np.ascontiguousarray(np.tile(features, (1, times)), np.float32)
+def _tensor(features: Features | None, window: int) -> Tensor | None:
+    """As a tensor, repeated until windows can be cut from it."""
+    if features is None:
+        return None
+    times = math.ceil(2 * window / features.shape[1])
+    return torch.from_numpy(np.ascontiguousarray(np.tile(features, (1, times)), np.float32))

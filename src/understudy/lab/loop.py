@@ -42,8 +42,12 @@ class Plan:
 class Task(Protocol):
     """What is learned; `score` is the figure that says which epoch was best (higher is better)."""
 
-    parameters: nn.Module  # all that is trained: the net, and what is thrown away afterwards
     steps: int  # batches an epoch
+
+    @property
+    def parameters(self) -> nn.Module:
+        """All that is trained: the net, and what is thrown away afterwards."""
+        ...
 
     def batches(self, epoch: int) -> Iterator[Any]: ...
     def loss(self, batch: Any) -> tuple[Tensor, float, int]:
@@ -171,7 +175,7 @@ def _restore(task: Task, plan: Plan, optimiser: torch.optim.Optimizer, folder: P
     with safe_open(folder / STATE, "pt") as file:
         told = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    if json.loads(told["plan"]) != asdict(plan) or told["data"] != task.checkpoint().data_hash:
+    if told["asked"] != _asked(task, plan):
         raise ConfigError(
             f"the training in {folder} has other settings or other data; give it the same ones, "
             "or another --out"
@@ -187,12 +191,17 @@ def _restore(task: Task, plan: Plan, optimiser: torch.optim.Optimizer, folder: P
     return [Epoch(**epoch) for epoch in json.loads(told["history"])]
 
 
+def _asked(task: Task, plan: Plan) -> str:
+    made = task.checkpoint()
+    return json.dumps([asdict(plan), made.data_hash, dict(made.settings)], sort_keys=True)
+
+
 def _writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ConfigError("--tensorboard needs it: pip install tensorboard") from None
-    return SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder / "tensorboard"))
 
 
 def _log(writer: Any, epoch: Epoch) -> None:

@@ -17,12 +17,15 @@ _Maker = Callable[[int, int, np.random.Generator], NDArray[np.float64]]
 def synthesise(kind: str, samples: int, rate_hz: int, chance: np.random.Generator) -> Audio:
     """`samples` of one of KINDS at a peak of 0.5; each draw of `chance` sounds different."""
     made = _MAKERS[kind](samples, rate_hz, chance)
-    slow = np.interp(np.arange(samples), *_points(samples, chance))
+    points, levels = _points(samples, chance)
+    slow = np.interp(np.arange(samples), points, levels)
     made = made * slow
     return np.asarray(0.5 * made / max(1e-9, float(np.abs(made).max(initial=0.0))), np.float32)
 
 
-def _points(samples: int, chance: np.random.Generator) -> tuple[NDArray[np.float64], ...]:
+def _points(
+    samples: int, chance: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A loudness that drifts: noise of the same level all along is rare."""
     count = int(chance.integers(2, 8))
     return np.linspace(0, samples, count), chance.uniform(0.3, 1.0, count)
@@ -77,7 +80,7 @@ def _chords(samples: int, rate_hz: int, chance: np.random.Generator) -> NDArray[
     out = np.zeros(samples)
     beat_s = chance.uniform(0.15, 0.8)
     root = chance.uniform(80, 330)
-    for start in np.arange(0, samples, int(beat_s * rate_hz)):
+    for start in range(0, samples, int(beat_s * rate_hz)):
         t = np.arange(min(int(2 * beat_s * rate_hz), samples - start)) / rate_hz
         for step in chance.choice([0, 2, 4, 5, 7, 9, 11, 12, 16, 19], int(chance.integers(1, 5))):
             hz = root * 2 ** (step / 12)
