@@ -106,7 +106,7 @@ def run(
 def prepare(model: Path | None, against: Path | None, folder: Path) -> list[dict[str, Any]]:
     """The files of each model: {name, net, clip: {variant: path}, stream, bytes, parity, mel}."""
     chosen = [path for path in (model, against) if path is not None]
-    subjects = []
+    subjects: list[dict[str, Any]] = []
     for at, path in enumerate(chosen):
         name = path.stem if path.suffix == ".onnx" else path.name
         name = f"{name} ({at + 1})" if any(one["name"] == name for one in subjects) else name
@@ -169,7 +169,9 @@ def _exported(name: str, made: Any, folder: Path) -> dict[str, Any]:
             done = export(made, out, inside=variant == "inside", streaming=form == "stream")
             subject[form][variant] = str(out)
             subject["bytes"][f"{form} {variant}"] = done.size_bytes
-            subject["parity"] |= {f"{form} {variant} {k}": v for k, v in done.metadata.parity.items()}
+            subject["parity"] |= {
+                f"{form} {variant} {k}": v for k, v in done.metadata.parity.items()
+            }
         subject[form]["int8"] = _int8(folder / f"{form}.fp32.onnx", folder)
         subject["bytes"][f"{form} int8"] = Path(subject[form]["int8"]).stat().st_size
     subject["cold"] = subject["clip"]["fp32"]
@@ -284,7 +286,9 @@ def figures_of(
             row = pick(rows, name, what, "fp32", seconds=seconds)
             if row is None:
                 continue
-            for share, at_most in zip(("p50", "p95"), TARGETS.get((what, net), (None,) * 2), strict=True):
+            for share, at_most in zip(
+                ("p50", "p95"), TARGETS.get((what, net), (None,) * 2), strict=True
+            ):
                 title = f"{name}: {unit}, {share}"
                 figures.append(figure(title, row[f"{share}_us"], "µs", at_most=at_most))
             figures.append(figure("... least / CPU", row["min_us"], f"/ {row['cpu_us']:g} µs"))
@@ -321,7 +325,9 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _cold_table(starts: Mapping[str, Mapping[str, float]]) -> str:
-    rows = [("cold, ms (median)", "import", "session", "first run", "after imports", "least")]
+    rows: list[tuple[str, ...]] = [
+        ("cold, ms (median)", "import", "session", "first run", "after imports", "least")
+    ]
     keys = ("import_ms", "session_ms", "first_run_ms", "after_imports_ms", "least_after_imports_ms")
     rows += [(name, *(f"{one[key]:.1f}" for key in keys)) for name, one in starts.items()]
     return _columns(rows)
@@ -330,7 +336,7 @@ def _cold_table(starts: Mapping[str, Mapping[str, float]]) -> str:
 def _warm_table(threads: str, rows: Sequence[Mapping[str, Any]]) -> str:
     names = ("min", "p50", "p95", "p99", "max", "cpu")
     title = f"{threads} thread{'s' * (threads != '1')}, µs"
-    lines = [(title, "audio", "batch", *names, "drift", "runs", "to p99.5")]
+    lines: list[tuple[str, ...]] = [(title, "audio", "batch", *names, "drift", "runs", "to p99.5")]
     for one in rows:
         times = (f"{one[f'{name}_us']:.0f}" for name in names)
         audio = f"{one['seconds']:g} s" if one["seconds"] >= 0.1 else f"{one['seconds'] * 1e3:g} ms"

@@ -48,7 +48,9 @@ def cold(job: Mapping[str, Any]) -> dict[str, float]:
     listener.label(audio)
     heard = time.perf_counter_ns()
     times = (imported - start, opened - began, heard - opened)
-    return dict(zip(("import_ms", "session_ms", "first_run_ms"), (t / 1e6 for t in times), strict=True))
+    return dict(
+        zip(("import_ms", "session_ms", "first_run_ms"), (t / 1e6 for t in times), strict=True)
+    )
 
 
 def warm(job: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -130,7 +132,7 @@ def silero(path: str | None, threads: int) -> list[Case]:
     from understudy.lab.runtime import open_session
 
     session = open_session(path, threads)
-    given = {
+    given: dict[str, Any] = {
         "input": np.zeros((1, SILERO_CONTEXT + SILERO_CHUNK), np.float32),
         "state": np.zeros((2, 1, 128), np.float32),
         "sr": np.array(RATE_HZ, np.int64),
