@@ -54,6 +54,7 @@ class Effort:
     starts: int  # cold ones
     seconds: tuple[float, ...]
     batches: tuple[int, ...]
+    many: bool = True  # measure with a thread a core, too
 
 
 FULL: Final = Effort(2000, 40, 7, (0.5, 1.0, 2.0, 5.0, 10.0), (1, 4, 8, 16, 32))
@@ -79,9 +80,8 @@ def run(
         say("preparing the files")
         subjects = prepare(model, against, Path(folder))
         starts = {one["name"]: _cold(one, effort.starts, say) for one in subjects}
-        threads = [1] + ([len(cores())] if len(cores()) > 1 else [])
         warm = {}
-        for count in threads:
+        for count in [1, len(cores())] if effort.many and len(cores()) > 1 else [1]:
             say(f"measuring with {count} thread{'s' * (count > 1)}")
             warm[str(count)] = _warm(subjects, effort, count)
     figures = figures_of(subjects, starts, warm["1"])
@@ -219,13 +219,14 @@ def _cold(subject: Mapping[str, Any], starts: int, say: Say) -> dict[str, float]
 
 
 def _warm(subjects: Sequence[Mapping[str, Any]], effort: Effort, threads: int) -> Any:
+    alone = threads == 1
     job = {
         "kind": "warm",
         "threads": threads,
-        "runs": effort.runs if threads == 1 else max(effort.rounds, effort.runs // 4),
+        "runs": effort.runs if alone else max(effort.rounds, effort.runs // 4),
         "rounds": effort.rounds,
-        "seconds": effort.seconds,
-        "batches": effort.batches,
+        "seconds": effort.seconds if alone else sorted({1.0, max(effort.seconds)}),
+        "batches": effort.batches if alone else sorted({1, max(effort.batches)}),
         "subjects": list(subjects),
         "silero": find_silero(),
     }

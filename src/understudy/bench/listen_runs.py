@@ -15,6 +15,7 @@ RATE_HZ: Final = 16000
 SILERO_CHUNK: Final = 512  # samples: 32 ms
 SILERO_CONTEXT: Final = 64
 WARM_UP: Final = 10
+WARM_UP_NS: Final = 200_000_000  # of a case, after which it is warm enough
 CASE_BUDGET_NS: Final = 1_500_000_000  # slow cases run less often
 LEAST_SHARE: Final = 20  # ... but not under a 20th
 BINS: Final = 48
@@ -150,10 +151,14 @@ def measure(cases: Sequence[Case], runs: int, rounds: int) -> list[dict[str, Any
     the machine falls on all of them, the anchor included."""
     counts = []
     for case in cases:
+        spent, took = 0, 1
         for _ in range(WARM_UP):
             start = time.perf_counter_ns()
             case.run()
             took = time.perf_counter_ns() - start
+            spent += took
+            if spent > WARM_UP_NS:
+                break
         fits = max(runs // LEAST_SHARE, min(runs, CASE_BUDGET_NS // took))
         counts.append(max(1, fits // rounds))
     walls: list[list[int]] = [[] for _ in cases]

@@ -196,6 +196,8 @@ def _log_mel(frontend: FrontEnd, padded: Floats, frames: int) -> Floats:
     """Rows that start fft - hop samples early, contiguous -> [rows, bands, frames]."""
     shape, bins, mel, scale, shift = _constants(frontend)
     rows, (row, sample) = len(padded), padded.strides
+    if not rows * frames:
+        return np.zeros((rows, frontend.bands, frames), np.float32)
     cut = as_strided(
         padded,
         (rows, frames, frontend.fft),
