@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from understudy.core.errors import ConfigError
@@ -103,7 +104,7 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     fresh = path.with_suffix(".tmp")
-    save_file(dict(tensors), fresh, dict(metadata or {}))
+    fresh.write_bytes(serialise(dict(tensors), dict(metadata or {})))
     fresh.replace(path)
 
 
