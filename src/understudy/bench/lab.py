@@ -20,7 +20,7 @@ DIGITS_TARGET: Final = 0.85
 LARGEST_BYTES: Final = 200_000
 LONGEST_S: Final = 20 * 60.0
 HELD_SPEAKERS: Final = 6  # of commands, the last by name
-EPOCHS: Final = 60
+EPOCHS: Final = 30
 QUICK_EPOCHS: Final = 5
 DIGITS: Final = "{label}_{speaker}_{n}"
 
