@@ -27,11 +27,11 @@ class Augmentation:
     tract: float = 0.15  # frequencies times 1 ± this
     shift_frames: int = 10
     gain_db: float = 10.0
-    noise_share: float = 0.7  # of clips
-    snr_db: tuple[float, float] = (0.0, 30.0)
-    band_masks: int = 2
+    noise_share: float = 0.5  # of clips
+    snr_db: tuple[float, float] = (5.0, 40.0)
+    band_masks: int = 1
     band_mask: int = 8  # bands, at most
-    frame_masks: int = 2
+    frame_masks: int = 1
     frame_mask: int = 12  # frames, at most
 
     @classmethod

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
+from torch import Tensor
 
 from understudy.core.errors import ConfigError
 from understudy.lab import nets
@@ -36,7 +37,7 @@ class Checkpoint:
     `window_frames`: the frames of a training clip; what is heard is padded or cut to as many.
     """
 
-    net: nn.Module
+    net: nets.Net
     labels: tuple[str, ...]
     frontend: FrontEnd
     kind: str
@@ -50,11 +51,10 @@ def save(folder: Path, checkpoint: Checkpoint, name: str = BEST) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.contiguous() for key, value in checkpoint.net.state_dict().items()}
     write_tensors(folder / name, tensors)
-    config: Mapping[str, Any] = checkpoint.net.config  # type: ignore[assignment]
     card = {
         "format": FORMAT,
         "kind": checkpoint.kind,
-        "net": dict(config),
+        "net": dict(checkpoint.net.config),
         "labels": list(checkpoint.labels),
         "frontend": checkpoint.frontend.as_metadata(),
         "window_frames": checkpoint.window_frames,
@@ -104,7 +104,7 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     fresh = path.with_suffix(".tmp")
-    save_file(dict(tensors), fresh, dict(metadata or {}))
+    fresh.write_bytes(serialise(dict(tensors), dict(metadata or {})))
     fresh.replace(path)
 
 

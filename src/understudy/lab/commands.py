@@ -160,6 +160,72 @@ def listen(
     _tell(f"Checkpoints and the report are in {out}: open {out / training.REPORT}")
 
 
+@train.command("vad-data")
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--speech", type=FOLDER, multiple=True, help="Recordings, a folder a speaker.")
+@click.option("--noise", type=FOLDER, multiple=True, help="Recordings without speech.")
+@click.option("--credit", multiple=True, metavar="WORDS", help="Whom the model is to name.")
+@click.option("--minutes", type=click.FloatRange(1, 10000), default=60.0, show_default=True)
+@click.option("--synthetic", type=click.FloatRange(0, 1), default=0.5, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def vad_data(
+    out: Path,
+    speech: tuple[Path, ...],
+    noise: tuple[Path, ...],
+    credit: tuple[str, ...],
+    minutes: float,
+    synthetic: float,
+    seed: int,
+) -> None:
+    """Make a data set for voice activity in OUT: speech in noise, by synthesis.
+
+    With --speech and --noise recordings are mixed in; one speaker and one noise of three are kept
+    for validation. --synthetic: the share of synthesis where there are recordings. Speech is
+    synthesised by espeak-ng.
+    """
+    from understudy.lab import vad_data as making
+
+    with bars() as progress:
+        sources = making.Sources(speech, noise, credit, synthetic)
+        count = making.build(out, sources, minutes=minutes, seed=seed, progress=progress)
+    _tell(f"{count} clips are in {out}; `understudy train vad {out} --out DIR` learns from them")
+
+
+@train.command()
+@click.argument("folder", metavar="DATA", type=FOLDER)
+@out_option
+@click.option("--width", type=click.IntRange(4, 1024), help="Channels; else 64.")
+@click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1, 256), help="CPU threads; else all cores.")
+@click.option("--resume", is_flag=True, help="Go on with what stopped in --out.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def vad(
+    folder: Path,
+    out: Path,
+    width: int | None,
+    epochs: int,
+    seed: int,
+    threads: int | None,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Learn voice activity (does somebody speak?) from a folder of `understudy train vad-data`."""
+    check_extra()
+    from understudy.lab import training
+    from understudy.lab import vad as learning
+    from understudy.lab.loop import Plan
+
+    training.set_threads(threads)
+    plan = Plan(epochs=epochs, seed=seed)
+    with bars() as progress:
+        figures = learning.train(
+            folder, out, plan, width=width, resume=resume, progress=progress, say=_epoch
+        )
+    told = f"ROC-AUC {figures['roc_auc']:.4f} over the frames of validation"
+    click.echo(json.dumps(figures, indent=2) if as_json else told)
+
+
 @click.command()
 @click.argument("model", type=MODEL)
 @click.argument("folder", metavar="DATA", type=FOLDER)

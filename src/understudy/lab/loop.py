@@ -160,11 +160,7 @@ def _keep(
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
     record = json.dumps([asdict(epoch) for epoch in history])
-    told = {
-        "history": record,
-        "plan": json.dumps(asdict(plan)),
-        "data": task.checkpoint().data_hash,
-    }
+    told = {"history": record, "asked": _asked(task, plan)}
     checkpoint.write_tensors(folder / STATE, tensors, told)
     checkpoint.write_text(folder / HISTORY, json.dumps(json.loads(record), indent=1) + "\n")
 

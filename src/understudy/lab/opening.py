@@ -23,9 +23,9 @@ def open_model(path: Path, threads: int = 1) -> Listener:
 
 
 def _open_onnx(path: Path, threads: int) -> Listener:
-    from understudy.lab import runtime
+    from understudy.lab.runtime import Listener as Exported
 
-    found = runtime.Listener(path, threads)
+    found = Exported(path, threads)
     about = found.metadata
 
     def hear(audio: NDArray[np.float32]) -> Scores:

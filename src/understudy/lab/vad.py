@@ -103,6 +103,11 @@ class VadTask:
         return Checkpoint(self.net, LABELS, self._frontend, "frames", self._hash, 0, self._settings)
 
 
+def shipped() -> Path:
+    """The checkpoint of the voice-activity model that comes with the package."""
+    return Path(__file__).parent / "shipped" / "vad"
+
+
 def train(
     folder: Path,
     out: Path,
