@@ -245,3 +245,13 @@ def test_both_defaults_are_under_200_kb() -> None:
     for name in nets.NAMES:
         net = nets.build(name, 40)
         assert sum(p.numel() for p in net.parameters()) * 4 < 200_000
+
+
+def test_interleaved_rows_are_the_dilated_convolution() -> None:
+    torch.manual_seed(0)
+    for dilation in nets.DILATIONS[:4]:
+        block = nets.SeparableBlock(6, nets.TAPS, dilation)
+        for frames in (1, 7, 16):
+            x = torch.randn(2, 6, frames)
+            wanted = block.depthwise(torch.nn.functional.pad(x, (block.past, 0)))
+            assert torch.allclose(block.filtered(x), wanted, atol=1e-5)
