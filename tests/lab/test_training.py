@@ -227,6 +227,17 @@ def test_speed_and_tract_move_what_they_should() -> None:
     assert int(bands.min()) < int(tone[:, 50].argmax()) < int(bands.max())
 
 
+def test_colour_is_a_smooth_curve_of_the_deviation_asked() -> None:
+    torch.manual_seed(0)
+    frontend = FrontEnd()
+    batch = torch.zeros(500, 64, 10)
+    changed = Augmenter(replace(Augmentation.none(), colour_db=5.0), frontend)(batch)
+    curve_db = changed[:, :, 0] * frontend.std * 10 / np.log(10)
+    assert float(curve_db.std()) == pytest.approx(5.0, rel=0.15)
+    assert float(curve_db.diff(dim=1).abs().mean()) < 1.0
+    assert torch.equal(changed[:, :, 0], changed[:, :, 9])
+
+
 def test_mixup_keeps_shares_that_add_up() -> None:
     torch.manual_seed(0)
     targets = torch.eye(4)
@@ -245,3 +256,13 @@ def test_both_defaults_are_under_200_kb() -> None:
     for name in nets.NAMES:
         net = nets.build(name, 40)
         assert sum(p.numel() for p in net.parameters()) * 4 < 200_000
+
+
+def test_interleaved_rows_are_the_dilated_convolution() -> None:
+    torch.manual_seed(0)
+    for dilation in nets.DILATIONS[:4]:
+        block = nets.SeparableBlock(6, nets.TAPS, dilation)
+        for frames in (1, 7, 16):
+            x = torch.randn(2, 6, frames)
+            wanted = block.depthwise(torch.nn.functional.pad(x, (block.past, 0)))
+            assert torch.allclose(block.filtered(x), wanted, atol=1e-5)
