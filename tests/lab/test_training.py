@@ -16,6 +16,7 @@ from understudy.cli import cli
 from understudy.core.errors import ConfigError
 from understudy.lab import checkpoint, extra, loop, nets, training
 from understudy.lab.augment import Augmentation, Augmenter, mix
+from understudy.lab.export import export
 from understudy.lab.frontend import FrontEnd
 from understudy.lab.listen import Recipe
 from understudy.lab.loop import Plan
@@ -266,3 +267,16 @@ def test_interleaved_rows_are_the_dilated_convolution() -> None:
             x = torch.randn(2, 6, frames)
             wanted = block.depthwise(torch.nn.functional.pad(x, (block.past, 0)))
             assert torch.allclose(block.filtered(x), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_exported_file_is_worth_the_same(
+    trained: Trained, tmp_path: Path, streaming: bool
+) -> None:
+    path = tmp_path / "listener.onnx"
+    export(checkpoint.load(trained.out), path, streaming=streaming)
+    command = ["evaluate", str(path), str(trained.data), "--speakers", "dan", "--json"]
+    done = CliRunner().invoke(cli, command, catch_exceptions=False)
+    figures = json.loads(done.stdout)
+    assert figures["accuracy"] == pytest.approx(trained.figures["accuracy"])
+    assert figures["loss"] == pytest.approx(trained.figures["loss"], abs=1e-3)
