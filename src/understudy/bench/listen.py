@@ -38,6 +38,7 @@ CALIBRATION_CLIPS: Final = 16
 PLOTTED: Final = (("label", 1.0, 1), ("hop", 0.01, 1))
 FIGURES: Final = (
     ("label", "fp32", "1 s to labels"),
+    ("label", "inside", "1 s to labels, front end inside"),
     ("hop", "fp32", "10 ms hop to labels"),
     ("hop", "inside", "10 ms hop to labels, front end inside"),
 )
@@ -130,7 +131,7 @@ def _of_file(name: str, path: Path, folder: Path) -> dict[str, Any]:
     from understudy.lab.runtime import Listener
 
     about = Listener(path).metadata
-    subject = _blank(name, None)
+    subject = {**_blank(name, None), "which": about.net["name"]}
     files = {about.precision if not about.inside else "inside": str(path)}
     if about.precision == "fp32":
         files["int8"] = _int8(path, folder)
@@ -185,7 +186,7 @@ def _exported(name: str, made: Any, folder: Path) -> dict[str, Any]:
 
 def _blank(name: str, net: Mapping[str, Any] | None) -> dict[str, Any]:
     fields: dict[str, Any] = {"clip": {}, "stream": {}, "bytes": {}, "parity": {}, "mel": False}
-    return {"name": name, "net": net, **fields}
+    return {"name": name, "net": net, "which": net and net["name"], **fields}
 
 
 def _int8(path: Path, folder: Path) -> str:
@@ -286,12 +287,11 @@ def figures_of(
     figures = []
     for subject in subjects:
         name = subject["name"]
-        net = subject["net"]["name"] if subject["net"] else name
         for what, variant, title in FIGURES:
             row = pick(rows, name, what, variant, seconds=1.0 if what == "label" else 0.01)
             if row is None:
                 continue
-            limits = TARGETS.get((what, net), (None, None))
+            limits = TARGETS.get((what, subject["which"]), (None, None))
             for share, at_most in zip(("p50", "p95"), limits, strict=True):
                 words = f"{name}: {title}, {share}"
                 figures.append(figure(words, row[f"{share}_us"], "µs", at_most=at_most))
