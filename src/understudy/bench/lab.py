@@ -103,6 +103,7 @@ def _train(
         names,
         validate=held,
         recipe=Recipe(model=model),
+        strength="auto",
         plan=Plan(epochs=epochs),
         cache=out.parent / "features",
     )
