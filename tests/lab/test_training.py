@@ -280,3 +280,10 @@ def test_an_exported_file_is_worth_the_same(
     figures = json.loads(done.stdout)
     assert figures["accuracy"] == pytest.approx(trained.figures["accuracy"])
     assert figures["loss"] == pytest.approx(trained.figures["loss"], abs=1e-3)
+
+
+def test_few_voices_are_augmented_more(words: Path, tmp_path: Path) -> None:
+    learn(words, tmp_path / "few", 1, strength="auto")
+    settings = checkpoint.load(tmp_path / "few").settings
+    assert settings["mixup"] > 0
+    assert settings["augmentation"]["band_masks"] == Augmentation.strong().band_masks

@@ -21,6 +21,7 @@ LARGEST_BYTES: Final = 200_000
 LONGEST_S: Final = 20 * 60.0
 HELD_SPEAKERS: Final = 6  # of commands, the last by name
 EPOCHS: Final = 30
+DIGIT_EPOCHS: Final = 40
 QUICK_EPOCHS: Final = 5
 DIGITS: Final = "{label}_{speaker}_{n}"
 
@@ -52,7 +53,9 @@ def run(audio: Path | None, *, quick: bool = False, progress: Say | None = None)
         if (audio / "commands").is_dir():
             result["commands"] = _commands(audio, Path(room), epochs, say)
         if (audio / "fsdd").is_dir():
-            result["digits"] = _digits(audio, Path(room), epochs, say)
+            result["digits"] = _digits(
+                audio, Path(room), QUICK_EPOCHS if quick else DIGIT_EPOCHS, say
+            )
     result["voice_activity"] = lab_vad.compare(audio, quick=quick, progress=say)
     return {"checks": _checks(result), **result}
 
@@ -103,6 +106,7 @@ def _train(
         names,
         validate=held,
         recipe=Recipe(model=model),
+        strength="auto",
         plan=Plan(epochs=epochs),
         cache=out.parent / "features",
     )
