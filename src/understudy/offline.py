@@ -16,7 +16,7 @@ from understudy.edge.listing import describe
 from understudy.resample import SoxrResampler
 from understudy.seams import Model
 from understudy.worker.bundle_path import add_path, remove_path
-from understudy.worker.link import build_model
+from understudy.worker.loading import build_model
 from understudy.worker.slots import Slots, card_of
 
 BLOCK_S: Final = 0.1

@@ -6,7 +6,7 @@ Each seam has one behavioural contract suite in tests/contract that every adapte
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,10 +14,15 @@ from numpy.typing import NDArray
 
 from understudy.core.fleet import (
     Deployment,
+    EdgeRow,
     Fleet,
+    Link,
+    Machine,
     Node,
+    Order,
     Placement,
     Request,
+    Seat,
     SessionRow,
     Worker,
 )
@@ -102,8 +107,9 @@ class Store(Protocol):
         """Marks a worker without seats as stopping; False: somebody sits there."""
         ...
 
-    async def gone(self, worker: str, at_s: float, reason: str) -> None:
-        """The worker is no more, and neither are its seats. Idempotent: the first counts."""
+    async def gone(self, worker: str, at_s: float | None, reason: str) -> None:
+        """The worker is no more, and neither are its seats. Idempotent: the first counts. Where
+        nobody knows when that was (None), it is when it was last heard of."""
         ...
 
     async def history(self, from_s: float) -> tuple[Sequence[Worker], Sequence[SessionRow]]:
@@ -114,10 +120,30 @@ class Store(Protocol):
         """The (model, revision)s that some worker has ever loaded."""
         ...
 
+    # edges, and which workers they reach
+
+    async def beat(self, edge: EdgeRow) -> None:
+        """The edge lives; said again and again."""
+        ...
+
+    async def lose(self, edge: str, at_s: float) -> int:
+        """The edge is no more (or begins anew): its links and its sessions' seats are gone, and
+        each session is an orphan until another edge adopts it. Returns how many those are."""
+        ...
+
+    async def link(self, link: Link) -> bool:
+        """The edge reaches the worker, and how far it is; False: the worker counts as gone."""
+        ...
+
+    async def unlink(self, worker: str, edge: str) -> None:
+        """The edge reaches the worker no more; what its sessions had there is free."""
+        ...
+
     # sessions and their seats
 
-    async def begin(self, row: SessionRow) -> None:
-        """Records a live session. Raises AlreadyLive if the user has one."""
+    async def begin(self, row: SessionRow, seat: Seat | None = None) -> bool:
+        """Records a live session, and seats it there if that slot is still free: whether it was.
+        Raises AlreadyLive if the user has one. On a network, one round trip."""
         ...
 
     async def place(self, request: Request) -> Placement | None:
@@ -130,17 +156,56 @@ class Store(Protocol):
         (None: on no worker of that model); False: that is not so any more, or nothing is free."""
         ...
 
-    async def release(self, session: str, worker: str, slot: int) -> None:
-        """The seat is free again, if it is this session's. Idempotent."""
+    async def release(self, session: str, worker: str, slot: int, edge: str) -> None:
+        """The seat is free again, if it is this session's, and that this edge's. Idempotent."""
         ...
 
-    async def end(self, session: str, reason: str, at_s: float) -> None:
-        """The session is over and its seats free. Idempotent: the first end counts."""
+    async def end(self, session: str, reason: str, at_s: float, edge: str) -> None:
+        """The session is over and its seats free, if it is this edge's. Idempotent: the first end
+        counts."""
         ...
 
-    async def recover(self, edge: str, at_s: float) -> int:
-        """Ends what an earlier life of this edge left live, its workers too; returns how many
-        sessions that were."""
+    async def evict(self, session: str, reason: str) -> None:
+        """Asks the edge that has a session to end it."""
+        ...
+
+    async def adopt(self, user: str, resume: str, edge: str, region: str) -> SessionRow | None:
+        """Takes on the user's live session whose token has this hash, whoever had it; it has no
+        seat then. None: there is no such session (any more)."""
+        ...
+
+    async def expire(self, before_s: float) -> int:
+        """Ends the sessions that have been orphans since before; returns how many."""
+        ...
+
+    # machines that joined, and what each is to run
+
+    async def offer(self, machine: Machine) -> None:
+        """The machine is there; said again and again by the edge that it has dialled."""
+        ...
+
+    async def withdraw(self, machine: str) -> None:
+        """The machine is there no more: what it ran counts as exited."""
+        ...
+
+    async def machines(self) -> Sequence[Machine]: ...
+
+    async def orders(self, machine: str | None = None) -> Sequence[Order]:
+        """What one machine, or all, are to run and to stop."""
+        ...
+
+    async def order(self, node: Node, *, light: bool) -> str | None:
+        """Asks a machine of the node's region to run it, on a GPU or (`light`) on its CPUs: the
+        emptiest one. None: none has room. Idempotent."""
+        ...
+
+    async def cancel(self, node: str) -> bool:
+        """The node is to be stopped; whether there still is something to stop."""
+        ...
+
+    async def report(self, machine: str, exited: Mapping[str, str], stopped: Sequence[str]) -> None:
+        """What a machine says: nodes that exited by themselves (and why), and those that it has
+        stopped as it was told."""
         ...
 
     # what is learnt and shipped
@@ -159,6 +224,19 @@ class Store(Protocol):
 
     async def fail(self, model: str, revision: str, reason: str) -> None:
         """The revision does not load: every deployment of it counts no more."""
+        ...
+
+    async def save_bundle(self, revision: str, parts: Iterable[bytes]) -> None:
+        """Keeps the archive of a bundle's files, whose parts (1 MiB at most) may be read from a
+        disk. Idempotent; until it returns there is no such bundle."""
+        ...
+
+    async def bundle_size(self, revision: str) -> int | None:
+        """The bytes of a bundle's archive; None: it is not here, or not whole."""
+        ...
+
+    def bundle(self, revision: str) -> AsyncIterator[bytes]:
+        """The parts of a bundle's archive, in order; none if it is not here."""
         ...
 
     # the ledger
@@ -197,4 +275,8 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Returns every node."""
+        ...
+
+    async def leave(self) -> None:
+        """Leaves the nodes to the next controller, as far as they outlive this process."""
         ...

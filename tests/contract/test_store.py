@@ -20,6 +20,8 @@ from tests.postgres import postgres
 from understudy.core.errors import AlreadyLive, ConfigError, StoreAway
 from understudy.core.fleet import (
     Deployment,
+    EdgeRow,
+    Link,
     Placement,
     Request,
     Seat,
@@ -51,7 +53,7 @@ def worker(name: str, **changes: Any) -> Worker:
 
 
 def request(session: str, **changes: Any) -> Request:
-    return replace(Request(session, "m", "sf", "r1"), **changes)
+    return replace(Request(session, "m", "sf", "r1", edge="edge-1"), **changes)
 
 
 @pytest.fixture(params=ADAPTERS)
@@ -97,6 +99,9 @@ async def up(store: Store, *names: str, **changes: Any) -> None:
     for name in names:
         await store.rent(worker(name, **changes))
         await store.ready(name, 60.0)
+        await store.link(
+            Link(name, "edge-1", 0.001 if changes.get("region", "sf") == "sf" else 0.4)
+        )
 
 
 async def come(store: Store, *sessions: str, **changes: Any) -> None:
@@ -124,7 +129,7 @@ async def test_a_user_has_one_live_stream(store: Store) -> None:
         await store.begin(row("s2", "alice"))
     assert caught.value.session == "s1"
     await store.begin(row("s3", "bob"))
-    await store.end("s1", "stopped", 160.0)
+    await store.end("s1", "stopped", 160.0, "edge-1")
     await store.begin(row("s2", "alice"))
     assert {s.id for s in (await store.look()).sessions} == {"s2", "s3"}
 
@@ -139,7 +144,7 @@ async def test_one_of_those_who_come_as_one_user_at_once_is_let_in(
             one.begin(row(name, user)) for one, name in zip((store, other) * 2, names, strict=True)
         ]
         answers = await asyncio.gather(*asked, return_exceptions=True)
-        (live,) = [name for name, answer in zip(names, answers, strict=True) if answer is None]
+        (live,) = [name for name, answer in zip(names, answers, strict=True) if answer is False]
         refused = [answer for answer in answers if isinstance(answer, AlreadyLive)]
         assert [answer.session for answer in refused] == [live] * 3
 
@@ -161,8 +166,8 @@ async def test_what_is_said_twice_is_done_once(store: Store) -> None:
 
 async def test_the_first_end_counts(store: Store) -> None:
     await store.begin(row("s1"))
-    await store.end("s1", "stopped", 160.0)
-    await store.end("s1", "error", 999.0)
+    await store.end("s1", "stopped", 160.0, "edge-1")
+    await store.end("s1", "error", 999.0, "edge-1")
     _, (ended,) = await store.history(0.0)
     assert (ended.reason, ended.ended_s) == ("stopped", 160.0)
 
@@ -180,10 +185,10 @@ async def test_slots_are_given_once_and_given_back(store: Store) -> None:
     assert {first.slot, second.slot} == {0, 1}
     assert await store.place(request("s3")) is None
     assert [w.taken for w in (await store.look()).workers] == [2]
-    await store.release("s1", "w", first.slot)
-    await store.end("s1", "stopped", 1.0)
+    await store.release("s1", "w", first.slot, "edge-1")
+    await store.end("s1", "stopped", 1.0, "edge-1")
     assert await store.place(request("s3")) == first
-    await store.end("s2", "stopped", 1.0)
+    await store.end("s2", "stopped", 1.0, "edge-1")
     assert [w.taken for w in (await store.look()).workers] == [1]
 
 
@@ -281,7 +286,7 @@ async def test_a_worker_takes_nobody_unless_it_is_ready_and_wanted(store: Store)
 async def test_ended_and_unknown_sessions_get_no_slot(store: Store) -> None:
     await up(store, "w")
     await come(store, "s")
-    await store.end("s", "gone", 1.0)
+    await store.end("s", "gone", 1.0, "edge-1")
     assert await store.place(request("s")) is None
     assert await store.place(request("nobody")) is None
     assert not await store.move("s", None, "w", "lead ready")
@@ -310,7 +315,7 @@ async def test_a_move_takes_a_second_seat(store: Store) -> None:
     )
     assert [w.taken for w in (await store.look()).workers] == [1, 1]
     assert not await store.move("s", "a", "b", "packing")  # an old plan: it goes to b now
-    await store.release("s", "a", 0)
+    await store.release("s", "a", 0, "edge-1")
     assert await seats(store) == [("s", "b", 0)]
 
 
@@ -321,7 +326,7 @@ async def test_a_move_to_where_nothing_is_free_is_refused(store: Store) -> None:
     await seat(store, "a", "s")
     await seat(store, "b", "t")
     assert not await store.move("s", "a", "b", "packing")
-    await store.end("t", "stopped", 1.0)
+    await store.end("t", "stopped", 1.0, "edge-1")
     assert await store.drain("b", True)
     assert not await store.move("s", "a", "b", "packing")
     assert await seats(store) == [("s", "a", 0)]
@@ -336,7 +341,7 @@ async def test_an_understudy_is_moved_among_its_kind_and_given_up_for_the_lead(
     assert await store.move("s", None, "p", "connect")
     assert not await store.move("s", "p", "w", "lead ready")  # of the lead's kind it has none
     assert await store.move("s", "p", "q", "packing")
-    await store.release("s", "p", 0)
+    await store.release("s", "p", 0, "edge-1")
     assert await store.move("s", None, "w", "lead ready")
     assert not await store.move("s", "q", "p", "packing")  # who has a lead needs no other
     assert [(s.worker, s.role) for s in (await store.look()).seats] == [
@@ -349,11 +354,11 @@ async def test_only_ones_own_seat_is_released(store: Store) -> None:
     await up(store, "w")
     await come(store, "s", "t")
     await seat(store, "w", "s", "t")
-    await store.release("s", "w", 1)
-    await store.release("nobody", "w", 0)
+    await store.release("s", "w", 1, "edge-1")
+    await store.release("nobody", "w", 0, "edge-1")
     assert await seats(store) == [("s", "w", 0), ("t", "w", 1)]
-    await store.release("s", "w", 0)
-    await store.release("s", "w", 0)  # again: nothing happens
+    await store.release("s", "w", 0, "edge-1")
+    await store.release("s", "w", 0, "edge-1")  # again: nothing happens
     assert await seats(store) == [("t", "w", 1)]
 
 
@@ -386,7 +391,8 @@ async def test_a_worker_loads_is_ready_stops_and_is_gone(store: Store) -> None:
     assert (await store.look()).workers == (made,)
     await store.ready("w", 60.5)
     await store.ready("w", 99.0)  # again: the first counts
-    made = replace(made, state=READY, ready_s=60.5)
+    assert await store.link(Link("w", "edge-1", 0.001))
+    made = replace(made, state=READY, ready_s=60.5, linked=True)
     assert (await store.look()).workers == (made,)
     assert await store.retire("w")
     await store.ready("w", 99.0)
@@ -397,7 +403,8 @@ async def test_a_worker_loads_is_ready_stops_and_is_gone(store: Store) -> None:
     await store.ready("w", 99.0)
     assert (await store.look()).workers == ()
     (gone,), _ = await store.history(0.0)
-    assert gone == replace(made, state=WorkerState.GONE, stopped_s=70.0, reason="not needed")
+    made = replace(made, state=WorkerState.GONE, stopped_s=70.0, reason="not needed")
+    assert gone == replace(made, linked=False)
 
 
 async def test_drain_is_a_wish_that_can_be_taken_back(store: Store) -> None:
@@ -417,7 +424,7 @@ async def test_a_busy_worker_is_not_retired_and_a_retired_one_is_not_made_busy(
     await come(store, "s", "t")
     await seat(store, "w", "s")
     assert not await store.retire("w")
-    await store.release("s", "w", 0)
+    await store.release("s", "w", 0, "edge-1")
     assert await store.retire("w")
     assert await store.place(request("s")) is None
     assert not await store.move("s", None, "w", "lead ready")
@@ -442,7 +449,7 @@ async def test_a_look_is_in_order(store: Store) -> None:
     await store.gone("went", 70.0, "crashed")
     for name, started_s in (("z", 3.0), ("b", 2.0), ("a", 2.0), ("over", 1.0)):
         await store.begin(row(name, started_s=started_s))
-    await store.end("over", "stopped", 5.0)
+    await store.end("over", "stopped", 5.0, "edge-1")
     await seat(store, "late", "z", "a")
     assert await store.move("z", "late", "b", "packing")
     fleet = await store.look()
@@ -469,8 +476,8 @@ async def test_history_has_all_that_was_not_over_at_a_time(store: Store) -> None
     await store.gone("early", 70.0, "not needed")
     await store.gone("late", 80.0, "not needed")
     await come(store, "short", "long", "live")
-    await store.end("short", "stopped", 110.0)
-    await store.end("long", "stopped", 120.0)
+    await store.end("short", "stopped", 110.0, "edge-1")
+    await store.end("long", "stopped", 120.0, "edge-1")
     for from_s, names, sessions in (
         (0.0, {"early", "late", "still"}, ["short", "long", "live"]),
         (70.0, {"late", "still"}, ["short", "long", "live"]),
@@ -482,23 +489,160 @@ async def test_history_has_all_that_was_not_over_at_a_time(store: Store) -> None
         assert [s.id for s in rows] == sessions
 
 
-async def test_an_edge_that_restarts_ends_what_it_left(store: Store) -> None:
+# --- Edges ---
+
+
+async def test_an_edge_beats_for_as_long_as_it_lives(store: Store, other: Store) -> None:
+    edge = EdgeRow("edge-1", "sf", "http://a:1", {"tokyo": "http://b:2"})
+    for beat in (1, 2):
+        await store.beat(edge)
+        assert (await other.look()).edges == (replace(edge, beat=beat),)
+    await other.lose("edge-1", 70.0)
+    assert (await store.look()).edges == ()
+
+
+async def test_a_worker_is_used_by_the_edges_that_reach_it(store: Store) -> None:
+    await store.beat(EdgeRow("edge-1", "sf", ""))
+    await store.rent(worker("w"))
+    assert await store.link(Link("w", "edge-2", 0.1))
+    await store.ready("w", 60.0)
+    await come(store, "s", "t")
+    assert await store.place(request("s")) is None
+    assert not await store.move("s", None, "w", "lead ready")
+    assert await store.link(Link("w", "edge-1", 0.2))
+    assert await store.link(Link("w", "edge-1", 0.1))  # as measured anew
+    fleet = await store.look()
+    assert fleet.links == (Link("w", "edge-1", 0.1), Link("w", "edge-2", 0.1))
+    assert fleet.rtt_s() == {("sf", "sf"): 0.1}
+    assert await store.place(request("s")) == Placement("w", 0)
+    await store.unlink("w", "edge-1")
+    fleet = await store.look()
+    assert (fleet.seats, fleet.workers[0].linked) == ((), True)
+    await store.unlink("w", "edge-2")
+    assert not (await store.look()).workers[0].linked
+    await store.gone("w", 70.0, "crashed")
+    assert not await store.link(Link("w", "edge-1", 0.1))
+    assert not await store.link(Link("nobody", "edge-1", 0.1))
+
+
+async def test_an_unlinked_worker_keeps_the_seats_of_other_edges(store: Store) -> None:
+    await up(store, "w")
+    await store.link(Link("w", "edge-2", 0.1))
+    await come(store, "s")
+    await come(store, "t", edge="edge-2")
+    await seat(store, "w", "s", "t")
+    await store.unlink("w", "edge-2")
+    assert await seats(store) == [("s", "w", 0)]
+
+
+async def test_a_far_worker_is_taken_where_none_is_near(store: Store) -> None:
+    await store.beat(EdgeRow("edge-1", "sf", ""))
+    await up(store, "too far", region="moon")
+    await up(store, "far", region="tokyo")
+    await store.link(Link("far", "edge-1", 0.1))
+    await come(store, "s", "t")
+    await up(store, "near", slots=1)
+    assert await store.place(request("s")) == Placement("near", 0)
+    assert await store.place(request("t")) == Placement("far", 0)
+
+
+async def test_a_session_begins_on_a_slot_that_is_still_free(store: Store) -> None:
+    await up(store, "w")
+    first = Seat("a", "w", 0, Role.LEAD, 0, "connect")
+    assert await store.begin(row("a"), first)
+    assert (await store.look()).seats == (first,)
+    assert not await store.begin(row("b"), replace(first, session="b"))
+    assert await store.place(request("b")) == Placement("w", 1)
+    with pytest.raises(AlreadyLive):
+        await store.begin(row("c", "user of a"), replace(first, session="c", slot=1))
+    assert len((await store.look()).sessions) == 2
+    await up(store, "drains", "stops", "went", "afar")
+    await store.drain("drains", True)
+    await store.retire("stops")
+    await store.gone("went", 70.0, "crashed")
+    await store.unlink("afar", "edge-1")
+    for name in ("drains", "stops", "went", "afar", "nobody"):
+        seat = Seat(name, name, 0, Role.LEAD, 0, "connect")
+        assert not await store.begin(row(name), seat)
+    assert {s.id for s in (await store.look()).sessions} == {
+        *("a", "b", "drains", "stops", "went", "afar", "nobody")
+    }
+
+
+async def test_who_begins_and_who_gives_back_never_both_win(store: Store, other: Store) -> None:
+    for number in range(20):
+        name = f"w{number}"
+        await up(store, name)
+        seat = Seat(name, name, 0, Role.LEAD, 0, "connect")
+        seated, retired = await asyncio.gather(store.begin(row(name), seat), other.retire(name))
+        assert seated is not retired
+
+
+async def test_a_session_is_taken_on_by_another_edge(store: Store) -> None:
+    await up(store, "w")
+    await store.link(Link("w", "edge-2", 0.4))
+    await come(store, "s", resume="hash", user="alice")
+    await seat(store, "w", "s")
+    assert await store.adopt("alice", "other", "edge-2", "tokyo") is None
+    assert await store.adopt("bob", "hash", "edge-2", "tokyo") is None
+    moved = row("s", "alice", resume="hash", edge="edge-2", region="tokyo", epoch=1)
+    assert await store.adopt("alice", "hash", "edge-2", "tokyo") == moved
+    assert await seats(store) == []
+    there = request("s", edge="edge-2", region="tokyo")
+    assert await store.place(request("s")) is None  # the old edge has no say any more
+    assert await store.place(there) is None  # sf is too far from tokyo
+    await up(store, "near", region="tokyo")
+    await store.link(Link("near", "edge-2", 0.1))
+    assert await store.place(there) == Placement("near", 0)
+    await store.release("s", "near", 0, "edge-1")
+    await store.end("s", "gone", 300.0, "edge-1")
+    assert (await store.look()).sessions == (moved,)
+    await store.end("s", "stopped", 300.0, "edge-2")
+    assert await store.adopt("alice", "hash", "edge-2", "tokyo") is None
+
+
+async def test_the_sessions_of_a_lost_edge_wait_for_another(store: Store) -> None:
+    await up(store, "w")
+    await come(store, "s1", "s2", "s3", resume="hash")
+    await come(store, "other", edge="edge-2")
+    await seat(store, "w", "s1", "s2")
+    await store.meter([interval("s1", 0, 1, 200.0, worker="w")])
+    assert await store.lose("edge-1", 500.0) == 3
+    fleet = await store.look()
+    assert (fleet.seats, fleet.links) == ((), ())
+    lost = {s.id: (s.edge, s.orphaned_s) for s in fleet.sessions}
+    assert lost == dict.fromkeys(("s1", "s2", "s3"), ("", 500.0)) | {"other": ("edge-2", None)}
+    assert await store.place(request("s1")) is None
+    await come(store, "again", user="user of s3")  # without a token: the old one is over
+    taken = await store.adopt("user of s2", "hash", "edge-2", "sf")
+    assert taken is not None
+    assert taken.orphaned_s is None
+    assert await store.expire(500.0) == 0
+    assert await store.expire(500.1) == 1
+    _, rows = await store.history(0.0)
+    ends = {s.id: (s.ended_s, s.reason) for s in rows if s.ended_s is not None}
+    assert ends == {"s1": (200.0, "edge_lost"), "s3": (500.0, "edge_lost")}
+
+
+async def test_another_edges_session_is_ended_by_asking(store: Store) -> None:
+    await come(store, "s", resume="hash")
+    await store.evict("s", "taken_over")
+    assert [s.reason for s in (await store.look()).sessions] == ["taken_over"]
+    assert await store.adopt("user of s", "hash", "edge-2", "sf") is None
+    await store.end("s", "taken_over", 160.0, "edge-1")
+    await store.evict("s", "error")
+    _, (ended,) = await store.history(0.0)
+    assert (ended.reason, ended.ended_s) == ("taken_over", 160.0)
+
+
+async def test_when_a_worker_went_is_guessed_from_what_was_heard(store: Store) -> None:
     await up(store, "heard", "unheard")
     await store.rent(worker("loads"))
-    await come(store, "s1", "s2")
-    await come(store, "other", edge="edge-2")
-    await seat(store, "heard", "s1")
     await store.meter([interval("s1", 0, 1, 200.0, worker="heard")])
-    assert await store.recover("edge-1", 500.0) == 2
-    fleet = await store.look()
-    assert fleet.workers == ()
-    assert [s.id for s in fleet.sessions] == ["other"]
-    assert fleet.seats == ()
-    workers, rows = await store.history(0.0)
+    for name in ("heard", "unheard", "loads"):
+        await store.gone(name, None, "its node is no more")
+    workers, _ = await store.history(0.0)
     assert {w.id: w.stopped_s for w in workers} == {"heard": 200.0, "unheard": 60.0, "loads": 50.0}
-    ends = {s.id: (s.ended_s, s.reason) for s in rows}
-    assert ends == {"s1": (200.0, "edge_lost"), "s2": (101.0, "edge_lost"), "other": (None, "")}
-    await come(store, "again", user="user of s1")  # the lock is free again
 
 
 # --- What is learnt and shipped ---
@@ -641,7 +785,7 @@ async def test_a_database_of_version_1_is_brought_along(tmp_path: Path) -> None:
         await store.close()
     store = SqliteStore(path)
     await store.open()
-    assert await store.recover("edge-1", 300.0) == 1
+    assert await store.lose("edge-1", 300.0) == 1
     await store.meter([interval("s1", 0, 9600, 151.0)])
     assert await store.ledger() == [interval("s1", 0, 9600, 151.0)]
     await store.close()
@@ -776,7 +920,8 @@ async def test_while_the_server_is_away_calls_fail_and_then_they_work(
     try:
         started_s = time.monotonic()
         calls = [
-            away.look(), away.place(request("s1")), away.begin(row("s3")), away.end("s2", "x", 1.0),
+            away.look(), away.place(request("s1")), away.begin(row("s3")),
+            away.end("s2", "x", 1.0, "edge-1"),
             *(away.meter([interval("s1", k, 1, 100.0)]) for k in range(20)),
         ]  # fmt: skip
         answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -811,7 +956,7 @@ async def test_a_connection_that_is_cut_off_is_not_noticed(away: PostgresStore, 
         calls = [away.place(request(name)), away.place(request(name)), away.look(), cut_off(empty)]
         first, second, *_ = await asyncio.gather(*calls)
         assert first == second == Placement("w", 0)
-        await away.end(name, "stopped", 1.0)
+        await away.end(name, "stopped", 1.0, "edge-1")
 
 
 async def test_a_server_that_hangs_is_given_up_in_time(away: PostgresStore) -> None:
@@ -1029,14 +1174,14 @@ class Runs(RuleBasedStateMachine):
     def release(self, of: int, which: int, own: bool) -> None:
         session = self.some([name for name, seats in self.seats.items() if seats], of)
         seat = self.seats[session][which % len(self.seats[session])]
-        self.run(self.store.release(session if own else "nobody", seat.worker, seat.slot))
+        self.run(self.store.release(session if own else "nobody", seat.worker, seat.slot, "edge-1"))
         if own:
             self.seats[session].remove(seat)
 
     @rule(of=SOME)
     def end(self, of: int) -> None:
         session = self.some(sorted(self.rows)[-8:], of)
-        self.run(self.store.end(session, "stopped", 500.0))
+        self.run(self.store.end(session, "stopped", 500.0, "edge-1"))
         self.live.pop(session, None)
         self.seats.pop(session, None)
 
@@ -1057,8 +1202,12 @@ class Runs(RuleBasedStateMachine):
     @rule(of=SOME)
     def ready(self, of: int) -> None:
         name = self.some([*self.workers], of)
+        linked = self.run(self.store.link(Link(name, "edge-1", 0.001)))
+        assert linked == (name in self.workers)
         self.run(self.store.ready(name, 60.0))
-        if name in self.workers and self.workers[name].state is LOADING:
+        if linked:
+            self.workers[name] = replace(self.workers[name], linked=True)
+        if linked and self.workers[name].state is LOADING:
             self.workers[name] = replace(self.workers[name], state=READY, ready_s=60.0)
 
     @rule(of=SOME, on=st.booleans())

@@ -17,7 +17,7 @@ def row(session: str, started_s: float, **changes: Any) -> SessionRow:
 
 
 def worker(name: str, **changes: Any) -> Worker:
-    made = Worker(name, "m", "r1", "sf", 3, WorkerState.READY, 50.0, ready_s=60.0)
+    made = Worker(name, "m", "r1", "sf", 3, WorkerState.READY, 50.0, ready_s=60.0, linked=True)
     return replace(made, **changes)
 
 
@@ -52,7 +52,9 @@ def test_a_worker_is_loading_ready_or_draining_since_a_time() -> None:
     draining = worker("drains", draining=True)
     drained = worker("drains too", draining=True, state=WorkerState.LOADING, ready_s=None)
     stopping = worker("stops", state=WorkerState.STOPPING)
-    pool = pool_of(Fleet((worker("w"), loading, draining, drained, stopping)), WANTED, "sf")
+    alone = worker("no edge reaches it", linked=False)
+    workers = (worker("w"), loading, draining, drained, stopping, alone)
+    pool = pool_of(Fleet(workers), WANTED, "sf")
     assert [(w.id, w.stage, w.since_s) for w in pool.workers] == [
         ("w", Stage.READY, 60.0),
         ("loads", Stage.LOADING, 50.0),

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.controller.loop import Controller
-from understudy.core.fleet import Node, Request, SessionRow, Worker, WorkerState
+from understudy.core.fleet import EdgeRow, Link, Node, Request, SessionRow, Worker, WorkerState
 from understudy.core.ledger import Role
 from understudy.core.policy_view import Rules
 from understudy.core.pools import Wanted, last_seats
@@ -26,6 +26,7 @@ from understudy.store.sqlite import SqliteStore
 RENTED = Wanted("miku", "r1", slots=2, boot_s=10.0, price_per_h=0.4)
 KEPT = Wanted("pitch", "r1", slots=4, keep=2)
 LOOK_S = 0.25
+EDGE = EdgeRow("e", "local", "")
 
 
 class Hands:
@@ -76,6 +77,8 @@ class Datacentre:
     async def close(self) -> None:
         self.there.clear()
 
+    async def leave(self) -> None: ...
+
     def kill(self, node: str) -> None:
         self.there[node] = replace(self.there[node], exited="killed by signal 9")
 
@@ -106,6 +109,7 @@ class World:
     async def look(self, controller: Controller, times: int = 1, every_s: float = LOOK_S) -> None:
         for _ in range(times):
             self.clock.time_s += every_s
+            await self.store.beat(EDGE)
             await controller.once()
             await controller.settle()
 
@@ -114,15 +118,16 @@ class World:
         for worker in (await self.store.look()).workers:
             node = self.provider.there.get(worker.id)
             if worker.state is WorkerState.LOADING and node and not node.exited and self.loads:
+                await self.store.link(Link(worker.id, "e", 0.001))
                 await self.store.ready(worker.id, self.clock.wall())
             elif node is not None and node.exited:
-                await self.store.gone(worker.id, self.clock.wall(), "its link was lost")
+                await self.store.unlink(worker.id, "e")
         fleet = await self.store.look()
         seats = last_seats(fleet.seats)
         for seat in fleet.seats:
             led = seat.role is Role.UNDERSTUDY and (seat.session, Role.LEAD) in seats
             if led or seat is not seats[seat.session, seat.role]:
-                await self.store.release(seat.session, seat.worker, seat.slot)
+                await self.store.release(seat.session, seat.worker, seat.slot, "e")
 
     async def live(self, controller: Controller, seconds: float, every_s: float = 1.0) -> None:
         for _ in range(round(seconds / every_s)):
@@ -136,7 +141,7 @@ class World:
         await self.store.begin(SessionRow(name, user, "v", model, understudy, "local", "e", now))
         for role, of in ((Role.LEAD, model), (Role.UNDERSTUDY, understudy)):
             revision = next((want.revision for want in self.wanted if want.model == of), "")
-            request = Request(name, of, "local", revision, role=role)
+            request = Request(name, of, "local", revision, role=role, edge="e")
             if of and await self.store.place(request):
                 return role is Role.LEAD
         return False
@@ -144,7 +149,7 @@ class World:
     async def go(self, user: str) -> None:
         for row in (await self.store.look()).sessions:
             if row.user == user:
-                await self.store.end(row.id, "stopped", self.clock.wall())
+                await self.store.end(row.id, "stopped", self.clock.wall(), "e")
 
     async def workers(self, model: str = "miku") -> list[Worker]:
         return [worker for worker in (await self.store.look()).workers if worker.model == model]
@@ -163,6 +168,7 @@ class World:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     store = SqliteStore(tmp_path / "test.db")
     await store.open()
+    await store.beat(EDGE)
     yield World(store)
     await store.close()
 
@@ -194,6 +200,7 @@ async def test_a_worker_is_rented_for_who_waits_and_takes_him_once_it_is_ready(
     controller = world.controller()
     await world.look(controller)
     (pitch,) = await world.workers("pitch")
+    await world.store.link(Link(pitch.id, "e", 0.001))
     await world.store.ready(pitch.id, world.clock.wall())
     assert not await world.come("alice", understudy="pitch")
     assert await world.seats() == {"alice": [(pitch.id, Role.UNDERSTUDY)]}
@@ -513,12 +520,14 @@ async def play(steps: list[tuple[str, int]], fault: Fault) -> tuple[World, int]:
     """The story under a controller that fails once; returns what is so in the end."""
     store = SqliteStore(Path(":memory:"))
     await store.open()
+    await store.beat(EDGE)
     world = World(store, [replace(KEPT, keep=1), RENTED], Rules(patience=1.0))
     controller = world.controller(fault.line(store), fault.line(world.provider))
 
     async def look() -> None:
         nonlocal controller
         world.clock.time_s += LOOK_S
+        await store.beat(EDGE)
         with contextlib.suppress(Died, asyncio.CancelledError):
             await controller.once()
         await controller.settle()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 
 from understudy.core import policy
-from understudy.core.fleet import Request, SessionRow, Worker, WorkerState
+from understudy.core.fleet import EdgeRow, Link, Request, SessionRow, Worker, WorkerState
 from understudy.core.policy_view import Memory, Plan, Pool, Rules, Stage, View
 from understudy.core.pools import Traffic, Wanted, pool_of
 from understudy.sim.record import Setup
@@ -55,6 +55,8 @@ class Shadow:
 
     def first(self) -> Memory:
         self.do(self.store.open())
+        for region in {visit.region for visit in self.visits}:
+            self.do(self.store.beat(EdgeRow(region, region, "")))
         return Memory()
 
     def place(self, view: View, request: Request, memory: Memory) -> str | None:
@@ -62,11 +64,12 @@ class Shadow:
         at = self.visits[int(request.session)].start_s
         row = SessionRow(
             request.session, request.session, request.model, request.model, "", request.region,
-            "edge", at,
+            request.region, at,
         )  # fmt: skip
         self.users[row.id] = row
         self.do(self.store.begin(row))
-        found = self.do(self.store.place(replace(request, revision=REVISION)))
+        asked = replace(request, revision=REVISION, edge=request.region)
+        found = self.do(self.store.place(asked))
         chosen = policy.place(view, self.rules, request)
         assert (found.worker if found else None) == chosen
         self.placed += 1
@@ -82,6 +85,9 @@ class Shadow:
         pools = tuple(
             pool_of(fleet, wanted[pool.model], pool.region, self.traffic) for pool in view.pools
         )
+        measured = fleet.rtt_s()
+        far = {pair: rtt_s for pair, rtt_s in view.rtt_s.items() if pair in measured}
+        assert far == {pair: measured[pair] for pair in far}
         assert [normal(pool) for pool in pools] == [normal(pool) for pool in view.pools]
         mine, _ = policy.decide(self._like(view, pools), self.rules, now, memory)
         plan, memory = policy.decide(self._like(view, view.pools), self.rules, now, memory)
@@ -103,7 +109,8 @@ class Shadow:
     def _leave(self, session: str, keep: str | None = None) -> None:
         for seat in self.do(self.store.look()).seats:
             if seat.session == session and seat.worker != keep:
-                self.do(self.store.release(session, seat.worker, seat.slot))
+                edge = self.users[session].edge
+                self.do(self.store.release(session, seat.worker, seat.slot, edge))
 
     def _follow(self, view: View) -> None:
         """Writes what has happened in the world since the last look: starts, loads and ends."""
@@ -122,11 +129,15 @@ class Shadow:
                         )
                     )  # fmt: skip
                 elif self.workers[worker.id] is not worker.stage:
+                    for region in {pool.region for pool in view.pools}:
+                        far_s = view.rtt_s.get((region, worker.region), 9.0)
+                        rtt_s = 0.0 if region == worker.region else far_s
+                        self.do(self.store.link(Link(worker.id, region, rtt_s)))
                     self.do(self.store.ready(worker.id, worker.since_s))
                 self.workers[worker.id] = worker.stage
             there |= {session.id for session in pool.waiting}
         for name in self.users.keys() - there:
-            self.do(self.store.end(name, "stopped", self.now))
+            self.do(self.store.end(name, "stopped", self.now, self.users[name].edge))
             del self.users[name]
 
 
@@ -136,7 +147,7 @@ def test_the_store_shows_the_policy_what_the_simulator_does(
 ) -> None:
     visits = make(Made(at_once=12.0, hours=0.4, seed=7))
     store = SqliteStore(tmp_path / "shadow.db")
-    rules = Rules(far_rtt_s=0.0, max_nodes=limit)
+    rules = Rules(max_nodes=limit)
     shadow = Shadow(store, rules, visits)
     World(visits, shadow, Setup(max_nodes=limit)).run()
     shadow.do(store.close())

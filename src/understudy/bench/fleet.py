@@ -27,12 +27,13 @@ from understudy.catalog import Catalog
 from understudy.client import Client
 from understudy.config import ConfigFile
 from understudy.controller.loop import Controller
-from understudy.core.fleet import SessionRow, Worker
+from understudy.core.fleet import EdgeRow, SessionRow, Worker
 from understudy.core.ledger import Role
 from understudy.core.policy_view import Plan, Rules, View
 from understudy.edge.api import build_app
+from understudy.edge.door import Door
 from understudy.edge.edge import Edge
-from understudy.edge.gate import Gate, HostCheck, listen
+from understudy.edge.gate import Gate, listen
 from understudy.edge.overview import Overview
 from understudy.providers.local import LocalProvider
 from understudy.resample import SoxrResampler
@@ -205,32 +206,37 @@ async def _play(visits: Sequence[Visit], folder: Path, say: Callable[[str], None
     store = SqliteStore(folder / "understudy.db")
     await store.open()
     catalog = Catalog(file, store)
-    provider = LocalProvider(lambda model, revision: json.dumps(catalog.spec(model, revision)))
+    provider = LocalProvider(
+        lambda model, revision: json.dumps(catalog.spec(model, revision)), lambda node: "secret"
+    )
     regions = sorted({visit.region for visit in visits})
     edges, tasks = {}, []
     loop = asyncio.get_running_loop()
     urls = {}
     for region in regions:
+        sock = listen("127.0.0.1", 0)
         edge = Edge(
             store,
             catalog.current,
-            provider.admits,
+            lambda node, secret: True,
             lambda token, user: None,
             SoxrResampler,
             clock,
-            name=f"edge-{region}",
-            region=region,
+            row=EdgeRow(f"edge-{region}", region, f"http://127.0.0.1:{sock.getsockname()[1]}"),
         )
         await edge.open()
-        check = HostCheck("127.0.0.1")
+        door = Door("127.0.0.1", clock)
         overview = Overview(edge, clock, lambda: ())
-        gate = Gate(listen("127.0.0.1", 0), edge, build_app(edge, overview, check), check, clock)
+        gate = Gate(sock, edge, build_app(edge, overview, door), door, clock)
         provider.urls[region] = f"ws://127.0.0.1:{gate.port}/v1/link"
         urls[region] = f"http://127.0.0.1:{gate.port}"
         edges[region] = edge
         tasks += [
             loop.create_task(role)
-            for role in (gate.run(), edge.run(), edge.seating.run(), edge.run_ledger())
+            for role in (
+                *(gate.run(), edge.run(), edge.seating.run()),
+                *(edge.run_ledger(), edge.run_beat()),
+            )
         ]
     played = Played()
     controller = Controller(
@@ -239,7 +245,6 @@ async def _play(visits: Sequence[Visit], folder: Path, say: Callable[[str], None
         catalog.wanted,
         lambda: Rules(far_rtt_s=0.0),
         clock,
-        regions=regions,
         look_s=LOOK_S,
     )
     controller.plans = lambda now, view, plan: (
@@ -290,7 +295,7 @@ def _since(worker: Worker, begin_s: float) -> Worker:
 
 async def _cards(names: Sequence[str], catalog: Catalog, edges: Any) -> None:
     """What `understudy up` learns by loading each model once."""
-    from understudy.worker.link import build_model
+    from understudy.worker.loading import build_model
     from understudy.worker.slots import card_of
 
     for name in names:

@@ -70,7 +70,7 @@ from understudy.client import Client
 from understudy.config import Config, ConfigFile
 from understudy.offline import convert_pcm
 from understudy.store.sqlite import SqliteStore
-from understudy.worker.link import build_model
+from understudy.worker.loading import build_model
 from understudy.worker.slots import Slots, card_of
 
 VOICE: Final = "star"

@@ -12,11 +12,12 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from understudy.core import policy, supervision
-from understudy.core.errors import StoreAway
-from understudy.core.fleet import Fleet, Node, Worker, WorkerState
+from understudy.core.errors import NoCapacity, StoreAway
+from understudy.core.fleet import EdgeRow, Fleet, Node, Worker, WorkerState
 from understudy.core.policy_view import Key, Memory, Move, Plan, Pool, Rules, Start, View
 from understudy.core.pools import Traffic, Wanted, pool_of
 from understudy.core.supervision import supervise
@@ -26,7 +27,9 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.25
 RETRY_S: Final = 5.0  # between two tries to return a node
-CRASHES: Final = supervision.Rules()
+DARK_S: Final = 30.0  # without an edge, a region gets nothing new; an edge may be restarting
+ORPHAN_S: Final = 10.0  # how long a session may be no edge's: its user may come back
+RULES: Final = supervision.Rules()
 
 
 class Controller:
@@ -40,7 +43,6 @@ class Controller:
         rules: Callable[[], Rules],
         clock: Clock,
         *,
-        regions: Sequence[str] = ("local",),
         look_s: float = LOOK_S,
     ) -> None:
         """`wanted()`: the models there are, as of now; `rules()`: what the operator chose."""
@@ -49,13 +51,14 @@ class Controller:
         self._wanted = wanted
         self._rules = rules
         self._clock = clock
-        self._regions = regions
         self._look_s = look_s
         self._news = asyncio.Event()
         self._pools: dict[Key, Pool] = {}
         self._traffic = Traffic()
         self._memory = Memory()
-        self._crashes: supervision.Memory = {}
+        self._silence = supervision.Memory()
+        self._served: dict[str, float] = {}  # region -> when it last had an edge
+        self.leads = False  # of all controllers on this database, one does
         self._busy: dict[str, asyncio.Task[None]] = {}  # nodes that are being asked for or returned
         self.acted: Callable[[], None] = lambda: None  # an edge has something new to look at
         self.plans: Callable[[float, View, Plan], None] = lambda now, view, plan: None
@@ -85,6 +88,10 @@ class Controller:
         await asyncio.gather(*self._busy.values(), return_exceptions=True)
 
     async def once(self) -> None:
+        self.leads = await self._store.is_leader()
+        if not self.leads:
+            self._memory, self._silence, self._pools = Memory(), supervision.Memory(), {}
+            return
         now = self._clock.wall()
         busy = set(self._busy)  # what ends while we look may be seen half
         fleet, nodes = await asyncio.gather(self._store.look(), self._provider.nodes())
@@ -92,8 +99,11 @@ class Controller:
         held = await self._supervise(
             [worker for worker in fleet.workers if worker.id not in busy],
             [node for node in nodes if node.id not in busy],
+            fleet.edges,
             now,
         )
+        if any(row.orphaned_s is not None for row in fleet.sessions):
+            await self._store.expire(now - ORPHAN_S)
         view = self._view(fleet, held)
         # In a thread: levels that were never seen before may take a second to solve, and where
         # this process is an edge too, audio must not wait for that.
@@ -104,21 +114,28 @@ class Controller:
         await self._act(plan, fleet)
 
     async def _supervise(
-        self, workers: Sequence[Worker], nodes: Sequence[Node], now: float
-    ) -> frozenset[str]:
-        verdict, self._crashes = supervise(nodes, workers, CRASHES, now, self._crashes)
+        self,
+        workers: Sequence[Worker],
+        nodes: Sequence[Node],
+        edges: Sequence[EdgeRow],
+        now: float,
+    ) -> frozenset[Key]:
+        verdict, self._silence = supervise(nodes, workers, edges, RULES, now, self._silence)
+        for edge in verdict.dead:
+            orphans = await self._store.lose(edge.name, now)
+            log.error("edge %s is silent and given up; %d sessions", edge.name, orphans)
         for node in verdict.discard:
             why = node.exited or "hangs, or has lost its link"
             log.warning("node %s (%s) is returned: it %s", node.id, node.model, why)
             self._begin(node.id, self._return(node.id, why))
         for worker in verdict.lost:
-            await self._store.gone(worker.id, now, "its node is no more")
+            await self._store.gone(worker.id, None, "its node is no more")
         for worker in workers:  # somebody was about to return it
             if worker.state is WorkerState.STOPPING and worker.id not in self._busy:
                 self._begin(worker.id, self._return(worker.id, "not needed"))
         return verdict.held
 
-    def _view(self, fleet: Fleet, held: frozenset[str]) -> View:
+    def _view(self, fleet: Fleet, held: frozenset[Key]) -> View:
         self._traffic = self._traffic.after(fleet)
         wanted = {want.model: want for want in self._wanted()}
         for worker in fleet.workers:  # of a model that is no more: they finish, and go
@@ -126,18 +143,25 @@ class Controller:
                 worker.model, Wanted(worker.model, worker.revision, worker.slots, keep=0)
             )
         pools: dict[Key, Pool] = {}
+        now = self._clock.wall()
+        self._served.update({edge.region: now for edge in fleet.edges})
+        serving = {region for region, at_s in self._served.items() if now - at_s < DARK_S}
         for want in wanted.values():
-            for region in self._regions:
-                pool = pool_of(fleet, want, region, self._traffic, held=want.model in held)
+            for region in sorted(serving | {worker.region for worker in fleet.workers}):
+                if region not in serving:  # a region that is dark gets nothing new
+                    want = replace(want, keep=0)
+                is_held = (want.model, region) in held
+                pool = pool_of(fleet, want, region, self._traffic, held=is_held)
                 old = self._pools.get(pool.key)
                 pools[pool.key] = old if old is not None and old == pool else pool
         self._pools = pools
-        return View(tuple(pools.values()))
+        return View(tuple(pools.values()), fleet.rtt_s())
 
     async def _act(self, plan: Plan, fleet: Fleet) -> None:
         workers = {worker.id: worker for worker in fleet.workers}
+        homes = {row.id: row.region for row in fleet.sessions}
         for move in plan.moves:
-            why = self._why(move, workers)
+            why = self._why(move, workers, homes)
             if await self._store.move(move.session, move.source, move.target, why):
                 self.acted()
             else:
@@ -159,12 +183,14 @@ class Controller:
         """A race was lost: the policy is to see the model's pools anew, be they as they were."""
         self._pools = {key: pool for key, pool in self._pools.items() if key[0] != model}
 
-    def _why(self, move: Move, workers: dict[str, Worker]) -> str:
+    def _why(self, move: Move, workers: dict[str, Worker], homes: dict[str, str]) -> str:
         if move.source is None:
             return "lead ready"
         source, target = workers.get(move.source), workers[move.target]
         if source is not None and source.draining:
             return "drain"
+        if source is not None and source.region != target.region == homes.get(move.session):
+            return "home"
         return "packing" if source and source.revision == target.revision else "new revision"
 
     async def _start(self, start: Start) -> None:
@@ -192,16 +218,20 @@ class Controller:
         try:
             await self._provider.start(node)
         except Exception as error:
-            log.exception("node %s does not start", node.id)
+            if isinstance(error, NoCapacity):
+                log.warning("node %s does not start: %s", node.id, error.message)
+            else:
+                log.exception("node %s does not start", node.id)
             now = self._clock.wall()
-            self._crashes = supervision.crashed(node.model, CRASHES, now, self._crashes)
+            key = (node.model, node.region)
+            self._silence = supervision.crashed(key, RULES, now, self._silence)
             await self._store.gone(node.id, self._clock.wall(), f"does not start: {error}")
 
     async def _return(self, node: str, why: str) -> None:
         try:
             await self._provider.stop(node)
-        except Exception:
-            log.exception("node %s cannot be returned; trying again", node)
+        except Exception as error:
+            log.error("node %s cannot be returned (%r); trying again", node, error)
             await self._clock.sleep(RETRY_S)
         else:
             await self._store.gone(node, self._clock.wall(), why)

@@ -34,6 +34,7 @@ class Worker:
     draining: bool = False  # the operator's wish: takes nobody new, and goes when empty
     taken: int = 0  # slots in use
     reason: str = ""  # why it is gone, where that is known
+    linked: bool = False  # to some edge: if not, nobody can be seated there
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,29 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Machine:
+    """A box that has joined: so many GPUs, and room for so many light workers on its CPUs. `beat`
+    changes for as long as it is in touch with some edge."""
+
+    name: str
+    region: str
+    gpus: int
+    cpus: int
+    price_per_h: float = 0.0  # of a GPU
+    beat: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A node that a machine is to run, or to stop (`wanted`); `exited`: as the machine said."""
+
+    node: Node
+    machine: str
+    light: bool  # runs on a CPU
+    wanted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class SessionRow:
     """A session as the store keeps it. `ended_s` is None while it lives."""
 
@@ -64,7 +88,34 @@ class SessionRow:
     edge: str
     started_s: float
     ended_s: float | None = None
-    reason: str = ""
+    reason: str = ""  # why it ended; while it lives: why its edge is to end it
+    resume: str = ""  # hash of the token that another edge may take it on with
+    epoch: int = 0  # how often another edge did
+    orphaned_s: float | None = None  # since when it is no edge's, until one takes it on
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRow:
+    """An edge that serves. `url`: where users and workers reach it; `via`: where those of another
+    region do, if elsewhere. `beat` changes for as long as it lives."""
+
+    name: str
+    region: str
+    url: str
+    via: Mapping[str, str] = field(default_factory=dict)
+    beat: int = 0
+
+    def url_from(self, region: str) -> str:
+        return self.via.get(region, self.url)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A worker that is ready has dialled this edge; `rtt_s` is the round trip between them."""
+
+    worker: str
+    edge: str
+    rtt_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +139,25 @@ class Fleet:
     sessions: tuple[SessionRow, ...] = ()
     seats: tuple[Seat, ...] = ()
     boot_s: Mapping[str, float] = field(default_factory=dict)  # by model: of the last loads
+    edges: tuple[EdgeRow, ...] = ()
+    links: tuple[Link, ...] = ()
+
+    def rtt_s(self) -> dict[tuple[str, str], float]:
+        """The shortest round trips that were measured, for (users' region, workers' region)."""
+        edges = {edge.name: edge.region for edge in self.edges}
+        workers = {worker.id: worker.region for worker in self.workers}
+        found: dict[tuple[str, str], float] = {}
+        for link in self.links:
+            if link.edge in edges and link.worker in workers:
+                pair = (edges[link.edge], workers[link.worker])
+                found[pair] = min(link.rtt_s, found.get(pair, link.rtt_s))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A session that wants a slot of a model, now. `revision`: the newest one; `misfits`: those
-    whose rate or latency is not the session's."""
+    """A session of `edge` that wants a slot of a model, now. `revision`: the newest one;
+    `misfits`: those whose rate or latency is not the session's."""
 
     session: str
     model: str
@@ -102,6 +166,7 @@ class Request:
     misfits: frozenset[str] = frozenset()
     role: Role = Role.LEAD
     why: str = "connect"
+    edge: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from understudy.core.policy_view import Away, Drain, Key, Pool, Session, Stage
 from understudy.core.policy_view import Worker as PoolWorker
 
 DEFAULT_BOOT_S = 10.0
+READY = WorkerState.READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def waiting_for(
     for row in rows:
         if asker is not None and (row.started_s, row.id) >= (asker.started_s, asker.id):
             break
-        if row.region != region or (row.id, Role.LEAD) in seats:
+        if row.region != region or (row.id, Role.LEAD) in seats or row.orphaned_s is not None:
             continue
         covers = row.understudy == model and (row.id, Role.UNDERSTUDY) not in seats
         if row.model == model or covers:
@@ -100,7 +101,8 @@ def pool_of(
     here = [
         worker
         for worker in fleet.workers
-        if (worker.model, worker.region) == key and worker.state is not WorkerState.STOPPING
+        if (worker.model, worker.region) == key
+        and (worker.state is WorkerState.LOADING or (worker.state is READY and worker.linked))
     ]
     waiting = waiting_for(fleet.sessions, seats, wanted.model, region, asker)
     return Pool(

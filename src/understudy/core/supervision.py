@@ -1,21 +1,29 @@
-"""Which nodes are no good any more, and which models had better not be started now. Pure."""
+"""Which nodes and edges are no good any more, and which models had better not be started now. Pure.
+
+Silence is judged by what was seen from look to look, never by another machine's clock; and after
+a time in which this process itself saw nothing (the store was away), everybody starts anew.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from understudy.core.fleet import Node, Worker, WorkerState
+from understudy.core.fleet import EdgeRow, Node, Worker, WorkerState
+from understudy.core.policy_view import Key
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How patient the controller is with a model whose workers die."""
+    """How patient the controller is."""
 
-    first_backoff_s: float = 0.2
+    first_backoff_s: float = 0.2  # with a model whose workers die
     max_backoff_s: float = 30.0
     load_s: float = 900.0  # a worker that has not loaded by then hangs
     steady_s: float = 60.0  # who lived this long did not crash by its model's fault, and clears it
+    unlinked_s: float = 10.0  # a worker that no edge can reach may dial again until then
+    edge_s: float = 3.0  # an edge that has not beaten for so long is no more
+    blind_s: float = 2.0  # between two looks: then nothing can be said of silence
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +38,18 @@ class Crashes:
 class Verdict:
     discard: tuple[Node, ...]  # to be returned: they exited, or nobody can use them
     lost: tuple[Worker, ...]  # whose node is no more
-    held: frozenset[str]  # models that crashed lately: not to be started again yet
+    dead: tuple[EdgeRow, ...]  # edges that beat no more
+    held: frozenset[Key]  # models that crashed there lately: not to be started again yet
 
 
-Memory = Mapping[str, Crashes]  # by model: what must be remembered between two looks
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What must be remembered between two looks."""
+
+    at_s: float = 0.0
+    crashes: Mapping[Key, Crashes] = field(default_factory=dict)
+    unlinked: Mapping[str, float] = field(default_factory=dict)  # worker -> since
+    beats: Mapping[str, tuple[int, float]] = field(default_factory=dict)  # edge -> beat, since
 
 
 def backoff_s(crashes: Crashes, rules: Rules) -> float:
@@ -43,28 +59,48 @@ def backoff_s(crashes: Crashes, rules: Rules) -> float:
     return min(rules.max_backoff_s, rules.first_backoff_s * 2.0 ** min(crashes.count - 2, 16))
 
 
-def crashed(model: str, rules: Rules, now: float, memory: Memory) -> Memory:
-    before = memory.get(model, Crashes())
+def crashed(key: Key, rules: Rules, now: float, memory: Memory) -> Memory:
+    return _with(memory, _crash(memory.crashes, key, rules, now))
+
+
+def _with(memory: Memory, crashes: Mapping[Key, Crashes]) -> Memory:
+    return Memory(memory.at_s, crashes, memory.unlinked, memory.beats)
+
+
+def _crash(
+    crashes: Mapping[Key, Crashes], key: Key, rules: Rules, now: float
+) -> Mapping[Key, Crashes]:
+    before = crashes.get(key, Crashes())
     fresh = now - before.last_s > rules.steady_s
-    return {**memory, model: Crashes(1 if fresh else before.count + 1, now)}
+    return {**crashes, key: Crashes(1 if fresh else before.count + 1, now)}
 
 
 def supervise(
-    nodes: Iterable[Node], workers: Sequence[Worker], rules: Rules, now: float, memory: Memory
+    nodes: Iterable[Node],
+    workers: Sequence[Worker],
+    edges: Sequence[EdgeRow],
+    rules: Rules,
+    now: float,
+    memory: Memory,
 ) -> tuple[Verdict, Memory]:
     """`workers`: those that are not gone.
 
-    A worker is recorded before its node is asked for, and is gone once its link is lost. So a node
-    without a worker hangs, or its link is cut, or its owner forgot it: nobody can use it.
+    A worker is recorded before its node is asked for. So a node without a worker hangs, or is cut
+    off, or its owner forgot it: nobody can use it.
     """
-    hung_since = now - rules.load_s
-    owned = {
-        worker.id
+    blind = now - memory.at_s > rules.blind_s
+    unlinked = {
+        worker.id: now if blind else memory.unlinked.get(worker.id, now)
         for worker in workers
-        if worker.state is not WorkerState.LOADING or worker.started_s > hung_since
+        if worker.state is WorkerState.READY and not worker.linked
     }
+    beats = {}
+    for edge in edges:
+        beat, since_s = memory.beats.get(edge.name, (edge.beat, now))
+        beats[edge.name] = (edge.beat, now if blind or beat != edge.beat else since_s)
+    owned = {worker.id for worker in workers if not _hangs(worker, unlinked, rules, now)}
     nodes = tuple(nodes)
-    crashes = memory
+    crashes = memory.crashes
     discard = []
     for node in nodes:
         if node.exited is None and node.id in owned:
@@ -72,10 +108,20 @@ def supervise(
         discard.append(node)
         # One that served for a while says nothing of the next one's chances: machines are lost.
         if node.started_s is None or now - node.started_s < rules.steady_s:
-            crashes = crashed(node.model, rules, now, crashes)
+            crashes = _crash(crashes, (node.model, node.region), rules, now)
     there = {node.id for node in nodes}
-    lost = tuple(worker for worker in workers if worker.id not in there)
-    held = frozenset(
-        model for model, last in crashes.items() if now - last.last_s < backoff_s(last, rules)
+    verdict = Verdict(
+        discard=tuple(discard),
+        lost=tuple(worker for worker in workers if worker.id not in there),
+        dead=tuple(edge for edge in edges if now - beats[edge.name][1] > rules.edge_s),
+        held=frozenset(
+            key for key, last in crashes.items() if now - last.last_s < backoff_s(last, rules)
+        ),
     )
-    return Verdict(tuple(discard), lost, held), crashes
+    return verdict, Memory(now, crashes, unlinked, beats)
+
+
+def _hangs(worker: Worker, unlinked: Mapping[str, float], rules: Rules, now: float) -> bool:
+    if worker.state is WorkerState.LOADING:
+        return now - worker.started_s >= rules.load_s
+    return now - unlinked.get(worker.id, now) > rules.unlinked_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import secrets
 from collections import Counter, defaultdict, deque
@@ -15,7 +16,7 @@ from understudy.config import Config, Voice, check_params
 from understudy.core import wire
 from understudy.core.audio import Resampling, SampleLock
 from understudy.core.errors import AlreadyLive, ModelFailed, Overloaded, StoreAway
-from understudy.core.fleet import SessionRow, Worker, WorkerState
+from understudy.core.fleet import EdgeRow, Link, Placement, SessionRow, Worker, WorkerState
 from understudy.core.ledger import Interval, Role
 from understudy.core.session import Event, State
 from understudy.edge.client import ClientConnection
@@ -27,8 +28,11 @@ from understudy.seams import Clock, Store
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
+BEAT_S: Final = 0.5
+NOISE_S: Final = 0.005  # by which round trips differ anyway
 STALL_S: Final = 0.15  # between two ticks: then silence is our own
 AWAY_S: Final = 0.5  # between two tries to write to a store that is away
+TAKING_S: Final = 5.0  # ... and until another edge has given a user's other stream up
 ENDING_S: Final = 2.0  # how long a session's end may take to be written
 LEDGER_S: Final = 0.5  # what a crash of this process may lose
 FAILED_LOADS: Final = 2  # of a revision that never loaded: then the one before is taken again
@@ -50,14 +54,15 @@ class Edge:
         resampling: Resampling,
         clock: Clock,
         *,
-        name: str = "edge",
-        region: str = "local",
+        row: EdgeRow,
     ) -> None:
-        """`config()` is the configuration as of now; `admits_worker(node, secret)`."""
+        """`config()` is the configuration as of now; `admits_worker(node, secret)`; `row`: what
+        the others are told of this edge."""
         self.store = store
         self.config = config
-        self.name = name
-        self.region = region
+        self.row = row
+        self.name = row.name
+        self.region = row.region
         self.links: dict[str, WorkerLink] = {}
         self.sessions: dict[str, Session] = {}
         self.cards: dict[tuple[str, str], wire.Card] = {}  # by (model, revision)
@@ -86,18 +91,26 @@ class Edge:
             self.links,
             self.sessions,
             self.cards,
-            region,
+            row.name,
+            row.region,
             clock,
             self._spawn,
             self.insist,
         )
+        self.seating.edges_changed = self._say_edges
+        self.seating.reclaim = lambda session: self._spawn(self._reclaim(session))
+        self._reclaiming: set[str] = set()
+        self._links_written: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._handing_over = False
 
     async def open(self) -> None:
         await self._refresh()
         self._loaded.update(await self.store.loaded())
-        ended = await self.store.recover(self.name, self._clock.wall())
-        if ended:
-            log.warning("%d sessions of an earlier run had not ended; they have now", ended)
+        orphans = await self.store.lose(self.name, self._clock.wall())
+        if orphans:
+            log.warning("%d sessions of an earlier run had not ended; they may resume", orphans)
+        await self.store.beat(self.row)
+        await self.seating.look()
 
     async def _refresh(self) -> None:
         self.cards.update(await self.store.cards())
@@ -123,8 +136,28 @@ class Edge:
             for link in list(self.links.values()):
                 link.check(now)
 
+    async def run_beat(self) -> None:
+        """Tells the others that it lives, for as long as the edge serves."""
+        while True:
+            await self._clock.sleep(BEAT_S)
+            with contextlib.suppress(StoreAway):
+                await self.store.beat(self.row)
+                await self._say_distances()
+
+    async def _say_distances(self) -> None:
+        """Writes anew how far the workers are, where that has changed."""
+        known = {link.worker: link for link in self.seating.fleet.links if link.edge == self.name}
+        for link in list(self.links.values()):
+            written = known.get(link.worker.id)
+            if link.worker.state is not WorkerState.READY or written is None:
+                continue
+            if abs(link.rtt_s - written.rtt_s) > max(NOISE_S, 0.25 * written.rtt_s):
+                await self.store.link(Link(link.worker.id, self.name, link.rtt_s))
+
     async def close(self) -> None:
+        """Ends all sessions; where there are other edges, they are left to those to go on."""
         self._closing = True
+        self._handing_over = len(self.seating.fleet.edges) > 1
         for session in list(self.sessions.values()):
             session.on(Event.SHUTDOWN)
         for client in list(self._clients):
@@ -135,6 +168,9 @@ class Edge:
         """Waits until all that was said to the store is written."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._closing:
+            with contextlib.suppress(StoreAway):
+                await self.store.lose(self.name, self._clock.wall())
 
     # connections
 
@@ -183,21 +219,44 @@ class Edge:
                 detached.rejoin(client, start.params, locks(theirs))
                 return detached
 
-        session = Session(
-            client.id,
-            secrets.token_urlsafe(16),
-            start,
-            cast,
-            locks(cards),
-            self,
-            self._clock,
-            client,
-        )
-        await self._begin(session, takeover=start.takeover)
+        adopted = await self._adopt(start)
+        resume = start.resume if adopted and start.resume else secrets.token_urlsafe(16)
+        name, epoch = (adopted.id, adopted.epoch) if adopted else (client.id, 0)
+        session = Session(name, resume, start, cast, locks(cards), self, self._clock, client, epoch)
+        if adopted is not None:
+            log.info("session %s goes on here", session.id, extra={"session": session.id})
+            session.started_s = adopted.started_s
+        else:
+            await self._begin(session, takeover=start.takeover)
         self.sessions[session.id] = session
         self._by_resume[session.resume] = session
         session.on(Event.START)
         return session
+
+    async def _adopt(self, start: wire.Start) -> SessionRow | None:
+        """The session that was live at another edge, if that is what the token says."""
+        if start.resume is None:
+            return None
+        row = await self.store.adopt(start.user, _hash(start.resume), self.name, self.region)
+        if row is None or row.voice == start.voice:
+            return row
+        await self.store.end(row.id, "stopped", self._clock.wall(), self.name)
+        return None
+
+    async def _reclaim(self, session: Session) -> None:
+        """The others took this edge for lost, and the session's seats are gone. It is not."""
+        if session.id in self._reclaiming:
+            return
+        self._reclaiming.add(session.id)
+        try:
+            mine = (session.user, _hash(session.resume), self.name, self.region)
+            if await self.store.adopt(*mine) is not None:
+                log.warning("session %s was taken for lost", session.id)
+                session.lose_seats()
+        except StoreAway:
+            pass  # the next look finds it again
+        finally:
+            self._reclaiming.discard(session.id)
 
     def _cast(self, voice: Voice) -> tuple[dict[Role, Casting], list[wire.Card]]:
         """Who may perform, and the cards of all that may: those fix the latency of the session."""
@@ -231,22 +290,27 @@ class Edge:
             region=self.region,
             edge=self.name,
             started_s=session.started_s,
+            resume=_hash(session.resume),
         )
-        until = self._clock.now() + ENDING_S
+        seat = self.seating.guess(session, row)
+        until = self._clock.now() + (TAKING_S if takeover else ENDING_S)
         while True:
             try:
-                await self.store.begin(row)
+                if await self.store.begin(row, seat) and seat is not None:
+                    session.won = Placement(seat.worker, seat.slot), seat.role
                 return
             except StoreAway:  # it may have been written all the same
-                end = partial(self.store.end, row.id, "error", self._clock.wall())
+                end = partial(self.store.end, row.id, "error", self._clock.wall(), self.name)
                 self._spawn(self.insist(end))
                 raise
             except AlreadyLive as error:
                 other = self.sessions.get(error.session)
-                if other is None:  # beginning or ending at this moment
+                if other is None:  # beginning or ending at this moment, or another edge's
+                    if takeover:
+                        await self.store.evict(error.session, "taken_over")
                     if self._clock.now() > until:
                         raise
-                    await self._clock.sleep(0.01)
+                    await self._clock.sleep(0.05 if takeover else 0.01)
                 elif takeover or other.state in (
                     State.DETACHED,
                     State.LEAVING,
@@ -382,7 +446,9 @@ class Edge:
     async def _end(self, session: Session) -> None:
         at_s = self._clock.wall()
         try:
-            await self.insist(lambda: self.store.end(session.id, session.reason, at_s))
+            if not (self._handing_over and session.reason == "shutdown"):
+                end = partial(self.store.end, session.id, session.reason, at_s, self.name)
+                await self.insist(end)
         finally:
             session.over.set_result(None)
         self.seating.nudge()
@@ -391,15 +457,29 @@ class Edge:
     # workers (links.Workers)
 
     def worker_hello(self, link: WorkerLink) -> None:
+        old = self.links.get(link.worker.id)
         self.links[link.worker.id] = link
+        if old is not None:  # it dialled again before this edge knew that the old one was lost
+            old.cut()
+        link.say(type="edges", edge=self.name, edges=self.link_urls(link.worker.region))
+
+    def link_urls(self, region: str) -> dict[str, str]:
+        """Where workers of a region dial each edge, by its name."""
+        urls = {edge.name: edge.url_from(region) for edge in self.seating.fleet.edges}
+        return {name: link_url(url) for name, url in urls.items() if url}
+
+    def _say_edges(self) -> None:
+        for link in self.links.values():
+            link.say(type="edges", edge=self.name, edges=self.link_urls(link.worker.region))
 
     def worker_changed(self, link: WorkerLink) -> None:
         worker = link.worker
         if not worker.id:
             return  # it never was one of ours
         if worker.state is WorkerState.GONE:
-            if self.links.pop(worker.id, None) is not None:
-                self._ended_busy_s[worker.model] += link.busy_s
+            self._ended_busy_s[worker.model] += link.busy_s
+            if self.links.get(worker.id) is link:
+                del self.links[worker.id]
             level = logging.INFO if self._closing else logging.WARNING
             words = ("worker %s (%s) is gone: %s", worker.id, worker.model, worker.reason)
             log.log(level, *words, extra={"worker": worker.id, "model": worker.model})
@@ -408,16 +488,25 @@ class Edge:
             self._loaded.add((worker.model, worker.revision))
             extra = {"worker": worker.id, "model": worker.model}
             log.info("worker %(worker)s (%(model)s) is ready", extra, extra=extra)
-        self._spawn(self._save(worker))
+        self._spawn(self._save(link, worker))
 
-    async def _save(self, worker: Worker) -> None:
+    async def _save(self, link: WorkerLink, worker: Worker) -> None:
         at_s = self._clock.wall()
-        if worker.state is WorkerState.READY:
-            await self.insist(lambda: self.store.ready(worker.id, at_s))
-        elif worker.state is WorkerState.GONE:
-            await self.insist(lambda: self.store.gone(worker.id, at_s, worker.reason))
+        async with self._links_written[worker.id]:  # a link that is lost, and the next one
+            if worker.state is WorkerState.READY:
+                await self.insist(lambda: self._link(link, worker))
+                await self.insist(lambda: self.store.ready(worker.id, at_s))
+            elif link.left:
+                await self.insist(lambda: self.store.gone(worker.id, at_s, worker.reason))
+                self._links_written.pop(worker.id, None)
+            elif worker.id not in self.links:
+                await self.insist(lambda: self.store.unlink(worker.id, self.name))
         self.seating.nudge()
         self.seating.changed()
+
+    async def _link(self, link: WorkerLink, worker: Worker) -> None:
+        if not await self.store.link(Link(worker.id, self.name, link.rtt_s)):
+            link.say(type="leave", why="it was given up")
 
     def load_failed(self, link: WorkerLink, message: str) -> None:
         model = link.worker.model
@@ -494,6 +583,16 @@ class Edge:
         with contextlib.suppress(asyncio.CancelledError):
             if error := task.exception():
                 log.error("the store failed", exc_info=error)
+
+
+def link_url(url: str) -> str:
+    """Where a worker dials an edge that users reach at `url`."""
+    return f"{url.replace('http', 'ws', 1).rstrip('/')}/v1/link"
+
+
+def _hash(resume: str) -> str:
+    """What the store has of a token: who reads the store cannot take a session."""
+    return hashlib.sha256(resume.encode()).hexdigest()
 
 
 def _new_id() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 # between them where users wait for it, longer where nobody does.
 SILENCE_S: Final = 0.75
 IDLE_SILENCE_S: Final = 3.0
+PING_S: Final = 1.0  # how often the round trip is measured
+PINGS: Final = 8  # the shortest of so many counts: the others had to wait somewhere
 
 
 class Performing(Protocol):
@@ -68,8 +71,15 @@ class WorkerLink(Peer):
         self._outgoing: list[bytes] = []  # audio on its way: one message a turn of the loop
         self.worker = Worker("", "", "", "", 0, WorkerState.LOADING, clock.wall())
         self.card: Card | None = None
+        self.left = False  # the worker itself said that it goes
+        self._rtts_s: deque[float] = deque(maxlen=PINGS)
+        self._pinged_s = -PING_S
         self.busy_s = 0.0  # the worker has spent in steps, by its own count
         self.heard_s = clock.now()
+
+    @property
+    def introduced(self) -> bool:
+        return self.worker.id != ""
 
     # sessions
 
@@ -124,7 +134,7 @@ class WorkerLink(Peer):
         self.heard_s = self._clock.now()
         try:
             self._hear(json.loads(text))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise LinkError(f"a message that makes no sense: {error!r}") from None
 
     def _hear(self, message: Mapping[str, Any]) -> None:
@@ -146,12 +156,18 @@ class WorkerLink(Peer):
                     raise LinkError("this edge did not ask for this worker")
                 self.worker = worker
                 self._workers.worker_hello(self)
+                self._ping()
             case "ready":
                 self.card = Card.parse(message["card"])
-                self._become(WorkerState.READY)
+                self._show()
+            case "pong":
+                self._rtts_s.append(self.heard_s - float(message["t"]))
+                self._show()
             case "leaving":
+                self.left = True
                 self._become(WorkerState.GONE, reason="given back")
             case "failed":
+                self.left = True
                 self._fail(str(message["message"]))
             case "opened" | "refused" if message["n"] != self._numbers.get(message["slot"]):
                 pass  # meant for the slot's last tenant
@@ -168,6 +184,20 @@ class WorkerLink(Peer):
                 log.warning(
                     "worker %s says %r, which this edge does not know", self.worker.id, other
                 )
+
+    def _show(self) -> None:
+        """It is of use once it has loaded, and it is known how far it is."""
+        if self.worker.state is WorkerState.LOADING and self.card is not None and self._rtts_s:
+            self._become(WorkerState.READY)
+
+    @property
+    def rtt_s(self) -> float:
+        """The round trip to the worker, as far as it was measured."""
+        return min(self._rtts_s, default=0.0)
+
+    def _ping(self) -> None:
+        self._pinged_s = self._clock.now()
+        self.say(type="ping", t=self._pinged_s)
 
     def _become(self, state: WorkerState, **changes: Any) -> None:
         self.worker = replace(self.worker, state=state, **changes)
@@ -193,11 +223,17 @@ class WorkerLink(Peer):
         log.error("the link of worker %s is closed: %s", self.worker.id or "(unknown)", error)
         self.close(error.close_code, str(error))
 
+    def cut(self) -> None:
+        """Ends the link at once, whatever the worker says."""
+        if self.transport is not None:
+            self.transport.disconnect(False)
+
     def check(self, now: float) -> None:
         """Gives a worker up that is connected but silent: frozen, or its machine is gone."""
+        if self.worker.id and now - self._pinged_s >= PING_S:
+            self._ping()
         silence_s = now - self.heard_s
         limit_s = SILENCE_S if self._sessions else IDLE_SILENCE_S
         if self.worker.state is WorkerState.READY and silence_s > limit_s:
             log.error("worker %s is silent for %.2f s and given up", self.worker.id, silence_s)
-            if self.transport is not None:
-                self.transport.disconnect(False)
+            self.cut()

@@ -12,6 +12,7 @@ from understudy.core.ledger import Role
 from understudy.core.pools import DEFAULT_BOOT_S, last_seats
 from understudy.core.wire import Loading, Queued
 from understudy.edge.edge import Edge
+from understudy.edge.listing import UNSAID
 from understudy.edge.session import Session
 from understudy.seams import Clock
 
@@ -78,7 +79,8 @@ class Overview:
         regions = {worker.region for worker in up} | {row.region for row in fleet.sessions}
         return {
             "now_s": now,
-            "regions": sorted(regions | {edge.region}),
+            "edges": [{"name": row.name, "region": row.region} for row in fleet.edges],
+            "regions": sorted(regions | {row.region for row in fleet.edges} | {edge.region}),
             "workers": [self._worker(worker, now) for worker in up],
             "sessions": [self._session(row, seats) for row in fleet.sessions] if names else [],
             "moves": list(edge.moves) if names else [],
@@ -168,7 +170,7 @@ class Overview:
             {
                 "model": model,
                 "revision": revision,
-                "reason": reason if reasons else "the server's log says why",
+                "reason": reason if reasons else UNSAID,
             }
             for (model, revision), reason in {**found, **self._edge.failures}.items()
         ]

@@ -10,15 +10,17 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from understudy.config import Config
 from understudy.core import wire
 from understudy.core.errors import Internal, StoreAway
-from understudy.core.fleet import Fleet, Placement, Request, SessionRow, WorkerState
+from understudy.core.fleet import Fleet, Placement, Request, Seat, SessionRow, WorkerState
 from understudy.core.ledger import Role
 from understudy.core.pools import DEFAULT_BOOT_S, last_seats, waiting_for
-from understudy.core.session import State
+from understudy.core.seats import choose
+from understudy.core.session import Event, State
 from understudy.edge.links import WorkerLink
 from understudy.edge.session import Part, Session
 from understudy.seams import Clock, Store
@@ -38,6 +40,7 @@ class Seating:
         links: Mapping[str, WorkerLink],
         sessions: Mapping[str, Session],
         cards: Mapping[tuple[str, str], wire.Card],
+        name: str,
         region: str,
         clock: Clock,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
@@ -48,6 +51,7 @@ class Seating:
         self._links = links
         self._sessions = sessions
         self._cards = cards
+        self._name = name
         self._region = region
         self._clock = clock
         self._spawn = spawn
@@ -56,12 +60,20 @@ class Seating:
         self._lengths_s: deque[float] = deque(maxlen=100)  # of sessions that ended
         self.fleet = Fleet()
         self.changed: Callable[[], None] = lambda: None  # the controller wants to know
+        self.edges_changed: Callable[[], None] = lambda: None  # the workers do
+        self.reclaim: Callable[[Session], None] = lambda session: None  # it was taken for lost
 
     # one session
 
     def seek(self, session: Session) -> None:
         """Looks for a slot of the lead's model; while there is none, for one of the understudy's,
         unless somebody performs already."""
+        if session.won is not None:
+            (placement, role), session.won = session.won, None
+            link = self._links.get(placement.worker)
+            if link is not None and link.worker.state is WorkerState.READY:
+                session.offer(link, placement.slot, role, "connect")
+                return
         session.seats_pending += 1
         self._spawn(self._seek(session))
 
@@ -78,7 +90,7 @@ class Seating:
                 roles.append(Role.UNDERSTUDY)
             for role in roles:
                 placement = await self._place(session, role)
-                if placement is not None:
+                if placement is not None and not session.is_apart:
                     break
         except StoreAway:  # it waits on, and asks again when the store is back
             await self._clock.sleep(LOOK_S)
@@ -94,6 +106,19 @@ class Seating:
             session.seats_changed += 1
 
     async def _place(self, session: Session, role: Role) -> Placement | None:
+        request = self._request(session, role)
+        placement = await self._store.place(request)
+        if placement is None:
+            return None
+        link = self._links.get(placement.worker)
+        if link is None or link.worker.state is not WorkerState.READY:
+            # Its worker died a moment ago.
+            await self._store.release(session.id, placement.worker, placement.slot, self._name)
+            return None
+        session.offer(link, placement.slot, role, request.why)
+        return placement
+
+    def _request(self, session: Session, role: Role) -> Request:
         model = session.cast[role].voice.model
         spec = self._config().models.get(model)
         why = "crash" if session.has_performed else "connect"
@@ -103,17 +128,33 @@ class Seating:
             for (name, of), card in self._cards.items()
             if name == model and not session.lock.fits(card)
         )
-        request = Request(session.id, model, self._region, revision, misfits, role, why)
-        placement = await self._store.place(request)
-        if placement is None:
-            return None
-        link = self._links.get(placement.worker)
-        if link is None or link.worker.state is not WorkerState.READY:
-            # Its worker died a moment ago.
-            await self._store.release(session.id, placement.worker, placement.slot)
-            return None
-        session.offer(link, placement.slot, role, why)
-        return placement
+        where = (self._region, revision, misfits, role, why, self._name)
+        return Request(session.id, model, *where)
+
+    def guess(self, session: Session, row: SessionRow) -> Seat | None:
+        """The seat that a session will most likely be given, by what was last read: so that it is
+        begun and seated in one go. A wrong guess costs nothing but another try."""
+        rtt_s = {
+            link.worker.id: link.rtt_s
+            for link in self._links.values()
+            if link.worker.state is WorkerState.READY
+        }
+        for role in session.cast:
+            chosen = choose(self.fleet, row, self._request(session, role), rtt_s)
+            if chosen is not None:
+                seat = Seat(row.id, chosen.worker, chosen.slot, role, 0, "connect")
+                self._assume(seat)
+                return seat
+        return None
+
+    def _assume(self, seat: Seat) -> None:
+        """Until the store is read again, nobody else is guessed to get that seat."""
+        fleet = self.fleet
+        workers = [
+            replace(worker, taken=worker.taken + 1) if worker.id == seat.worker else worker
+            for worker in fleet.workers
+        ]
+        self.fleet = replace(fleet, workers=tuple(workers), seats=(*fleet.seats, seat))
 
     def release(self, session: Session, part: Part) -> None:
         session.seats_pending += 1
@@ -122,7 +163,8 @@ class Seating:
     async def _release(self, session: Session, part: Part) -> None:
         async with session.seating:
             try:
-                await self._insist(lambda: self._store.release(session.id, part.worker, part.slot))
+                seat = (session.id, part.worker, part.slot, self._name)
+                await self._insist(lambda: self._store.release(*seat))
             finally:
                 session.seats_pending -= 1
                 session.seats_changed += 1
@@ -153,7 +195,13 @@ class Seating:
 
     async def look(self) -> None:
         before = {session.id: session.seats_changed for session in self._sessions.values()}
+        edges = self.fleet.edges
         self.fleet = await self._store.look()
+        if [(edge.name, edge.url, edge.via) for edge in edges] != [
+            (edge.name, edge.url, edge.via) for edge in self.fleet.edges
+        ]:
+            self.edges_changed()
+        self._find_lost(before)
         # The lead before the understudy: who has the one needs no other.
         for seat in sorted(self.fleet.seats, key=lambda seat: (seat.role, seat.turn)):
             session, link = self._sessions.get(seat.session), self._links.get(seat.worker)
@@ -163,6 +211,18 @@ class Seating:
             if not session.seats_pending and before.get(session.id) == session.seats_changed:
                 session.offer(link, seat.slot, seat.role, seat.why)
         self._tell()
+
+    def _find_lost(self, before: Mapping[str, int]) -> None:
+        """Ends the sessions that are another edge's by now, or were ended by somebody else."""
+        rows = {row.id: row for row in self.fleet.sessions}
+        for name in before:
+            session, row = self._sessions.get(name), rows.get(name)
+            if session is None or session.state is State.ENDED:
+                continue
+            if row is not None and row.orphaned_s is not None:
+                self.reclaim(session)
+            elif row is None or row.edge != self._name or row.reason:
+                session.on(Event.TAKEN_OVER)
 
     # words for those who wait
 

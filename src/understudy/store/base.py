@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
-from understudy.core.fleet import Deployment, Fleet, Placement, Request, SessionRow, Worker
+from understudy.core.fleet import (
+    Deployment,
+    EdgeRow,
+    Fleet,
+    Link,
+    Machine,
+    Node,
+    Order,
+    Placement,
+    Request,
+    Seat,
+    SessionRow,
+    Worker,
+)
 from understudy.core.ledger import Interval, Role
 from understudy.core.wire import Card
-from understudy.store import transactions
+from understudy.store import bundles, machines, transactions
 from understudy.store.transactions import Kind, Transaction
 
 P = ParamSpec("P")
@@ -40,7 +55,7 @@ class SqlStore(ABC):
     async def retire(self, worker: str) -> bool:
         return await self._run(Kind.WRITE, transactions.retire, worker)
 
-    async def gone(self, worker: str, at_s: float, reason: str) -> None:
+    async def gone(self, worker: str, at_s: float | None, reason: str) -> None:
         await self._run(Kind.WRITE, transactions.gone, worker, at_s, reason)
 
     async def history(self, from_s: float) -> tuple[Sequence[Worker], Sequence[SessionRow]]:
@@ -49,8 +64,20 @@ class SqlStore(ABC):
     async def loaded(self) -> Collection[tuple[str, str]]:
         return await self._run(Kind.READ, transactions.loaded)
 
-    async def begin(self, row: SessionRow) -> None:
-        await self._run(Kind.EACH, transactions.begin, row)
+    async def beat(self, edge: EdgeRow) -> None:
+        await self._run(Kind.EACH, transactions.beat, edge)
+
+    async def lose(self, edge: str, at_s: float) -> int:
+        return await self._run(Kind.WRITE, transactions.lose, edge, at_s)
+
+    async def link(self, link: Link) -> bool:
+        return await self._run(Kind.WRITE, transactions.link, link)
+
+    async def unlink(self, worker: str, edge: str) -> None:
+        await self._run(Kind.WRITE, transactions.unlink, worker, edge)
+
+    async def begin(self, row: SessionRow, seat: Seat | None = None) -> bool:
+        return await self._run(Kind.WRITE, transactions.begin, row, seat)
 
     async def place(self, request: Request) -> Placement | None:
         return await self._run(Kind.WRITE, transactions.place, request)
@@ -58,14 +85,41 @@ class SqlStore(ABC):
     async def move(self, session: str, source: str | None, target: str, why: str) -> bool:
         return await self._run(Kind.WRITE, transactions.move, session, source, target, why)
 
-    async def release(self, session: str, worker: str, slot: int) -> None:
-        await self._run(Kind.EACH, transactions.release, session, worker, slot)
+    async def release(self, session: str, worker: str, slot: int, edge: str) -> None:
+        await self._run(Kind.EACH, transactions.release, session, worker, slot, edge)
 
-    async def end(self, session: str, reason: str, at_s: float) -> None:
-        await self._run(Kind.WRITE, transactions.end, session, reason, at_s)
+    async def end(self, session: str, reason: str, at_s: float, edge: str) -> None:
+        await self._run(Kind.WRITE, transactions.end, session, reason, at_s, edge)
 
-    async def recover(self, edge: str, at_s: float) -> int:
-        return await self._run(Kind.WRITE, transactions.recover, edge, at_s)
+    async def evict(self, session: str, reason: str) -> None:
+        await self._run(Kind.EACH, transactions.evict, session, reason)
+
+    async def adopt(self, user: str, resume: str, edge: str, region: str) -> SessionRow | None:
+        return await self._run(Kind.WRITE, transactions.adopt, user, resume, edge, region)
+
+    async def expire(self, before_s: float) -> int:
+        return await self._run(Kind.WRITE, transactions.expire, before_s)
+
+    async def offer(self, machine: Machine) -> None:
+        await self._run(Kind.EACH, machines.offer, machine)
+
+    async def withdraw(self, machine: str) -> None:
+        await self._run(Kind.WRITE, machines.withdraw, machine)
+
+    async def machines(self) -> Sequence[Machine]:
+        return await self._run(Kind.READ, machines.machines)
+
+    async def orders(self, machine: str | None = None) -> Sequence[Order]:
+        return await self._run(Kind.READ, machines.orders, machine)
+
+    async def order(self, node: Node, *, light: bool) -> str | None:
+        return await self._run(Kind.WRITE, machines.order, node, light)
+
+    async def cancel(self, node: str) -> bool:
+        return await self._run(Kind.WRITE, machines.cancel, node)
+
+    async def report(self, machine: str, exited: Mapping[str, str], stopped: Sequence[str]) -> None:
+        await self._run(Kind.WRITE, machines.report, machine, exited, stopped)
 
     async def save_card(self, model: str, revision: str, card: Card) -> None:
         await self._run(Kind.EACH, transactions.save_card, model, revision, card)
@@ -81,6 +135,26 @@ class SqlStore(ABC):
 
     async def fail(self, model: str, revision: str, reason: str) -> None:
         await self._run(Kind.EACH, transactions.fail, model, revision, reason)
+
+    async def save_bundle(self, revision: str, parts: Iterable[bytes]) -> None:
+        size, digest, number = 0, hashlib.sha256(), 0
+        waiting = iter(parts)
+        while (part := await asyncio.to_thread(next, waiting, None)) is not None:
+            number += 1
+            await self._run(Kind.EACH, bundles.save_part, revision, number, part)
+            size += len(part)
+            digest.update(part)
+        end = bundles.Manifest(number, size, digest.hexdigest())
+        await self._run(Kind.EACH, bundles.finish, revision, end)
+
+    async def bundle_size(self, revision: str) -> int | None:
+        manifest = await self._run(Kind.READ, bundles.manifest, revision)
+        return None if manifest is None else manifest.size
+
+    async def bundle(self, revision: str) -> AsyncIterator[bytes]:
+        manifest = await self._run(Kind.READ, bundles.manifest, revision)
+        for number in range(1, manifest.parts + 1 if manifest else 1):
+            yield await self._run(Kind.READ, bundles.part, revision, number)
 
     async def meter(self, intervals: Sequence[Interval]) -> None:
         await self._run(Kind.EACH, transactions.meter, intervals)

@@ -10,6 +10,7 @@ import logging
 import random
 import re
 from collections.abc import AsyncIterator, Callable
+from dataclasses import astuple
 from functools import cache
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -17,8 +18,19 @@ import asyncpg
 
 from understudy.clock import SystemClock
 from understudy.core.errors import ConfigError, StoreAway, UnderstudyError
+from understudy.core.fleet import Seat, SessionRow
 from understudy.store.base import SqlStore
-from understudy.store.transactions import VERSION, Done, Kind, Rows, Transaction, advance, script
+from understudy.store.transactions import (
+    VERSION,
+    Ask,
+    Done,
+    Kind,
+    Rows,
+    Transaction,
+    advance,
+    insert,
+    script,
+)
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +170,15 @@ class PostgresStore(SqlStore):
                 else:
                     db.terminate()
 
+    # one round trip, where it matters: users may be far from the database
+
+    async def begin(self, row: SessionRow, seat: Seat | None = None) -> bool:
+        if seat is not None:
+            begun, seated = await self._run(Kind.EACH, _begin, row, seat)
+            if begun:
+                return seated
+        return await super().begin(row, seat)
+
     # running transactions
 
     async def _run(
@@ -250,6 +271,26 @@ class PostgresStore(SqlStore):
             log.info("%s (%s)", words, self._shown)
 
 
+# `kept` changes nothing of the worker: it makes who would give it back at this instant think again.
+_BEGIN_AT_ONCE: Final = f"""WITH
+    begun AS ({insert("sessions", SessionRow)}
+        ON CONFLICT ("user") WHERE ended_s IS NULL DO NOTHING RETURNING id),
+    kept AS (UPDATE workers SET draining = draining WHERE id = ? AND state = 'ready'
+        AND draining = 0 AND id IN (SELECT worker FROM links WHERE edge = ?)
+        AND EXISTS (SELECT 1 FROM begun) RETURNING id),
+    seated AS (INSERT INTO seats (session, worker, slot, role, turn, why)
+        SELECT ?, id, CAST(? AS INTEGER), ?, CAST(? AS INTEGER), ? FROM kept
+        ON CONFLICT DO NOTHING RETURNING slot)
+    SELECT (SELECT count(*) FROM begun), (SELECT count(*) FROM seated)"""
+
+
+def _begin(row: SessionRow, seat: Seat) -> Transaction[tuple[bool, bool]]:
+    theirs = (seat.session, seat.slot, seat.role, seat.turn, seat.why)
+    rows = yield Ask(_BEGIN_AT_ONCE, (*astuple(row), seat.worker, row.edge, *theirs))
+    ((begun, seated),) = rows
+    return bool(begun), bool(seated)
+
+
 async def _transact(db: Any, kind: Kind, transaction: Transaction[T]) -> T:
     if kind is Kind.EACH:
         return await _answer(db, transaction)
@@ -318,8 +359,11 @@ async def _migrate(db: Any, schema: str, shown: str) -> None:
         version = await _version(db, schema)  # another process may have been faster
         if version > VERSION:
             raise ConfigError(f"{shown} is of a newer Understudy: upgrade, or use another database")
-        if version < VERSION:  # 0: there never was an older one here
+        if version == 0:
             await db.execute(script("schema.sql"))
             await db.execute("CREATE TABLE understudy_version (version INTEGER NOT NULL)")
             await db.execute("INSERT INTO understudy_version VALUES ($1)", VERSION)
-            log.info("tables of version %d were made in %s, schema %s", VERSION, shown, schema)
+        elif version < VERSION:  # 2: there never was an older one here
+            await db.execute(script("migrate_2.sql"))
+            await db.execute("UPDATE understudy_version SET version = $1", VERSION)
+        log.info("the tables in %s, schema %s, are of version %d now", shown, schema, VERSION)

@@ -1,4 +1,4 @@
--- Version 2, for SQLite and PostgreSQL. Ids are unique anywhere (random), and every row of the
+-- Version 3, for SQLite and PostgreSQL. Ids are unique anywhere (random), and every row of the
 -- fleet has its region, so that cells can be merged later.
 
 CREATE TABLE cards (                    -- what a revision said of itself when last loaded
@@ -16,6 +16,15 @@ CREATE TABLE deployments (
     spec     TEXT NOT NULL,             -- JSON: the bundle
     failed   TEXT NOT NULL,             -- why it does not load, or ''
     PRIMARY KEY (model, at_s)
+);
+
+-- The files of each deployed bundle, as one archive in parts, so that any edge can hand them out.
+-- Part 0 comes last and says what the others are (JSON): without it the bundle is not whole.
+CREATE TABLE bundles (
+    revision TEXT NOT NULL,
+    part     INTEGER NOT NULL,
+    data     BYTEA NOT NULL,            -- (SQLite keeps bytes as they are, whatever the type)
+    PRIMARY KEY (revision, part)
 );
 
 -- Every worker there ever was: what is paid for. An id is its node's.
@@ -37,6 +46,47 @@ CREATE INDEX workers_up ON workers (model) WHERE state != 'gone';
 CREATE INDEX workers_that_loaded ON workers (model, ready_s) WHERE ready_s IS NOT NULL;
 CREATE INDEX workers_that_stopped ON workers (stopped_s);
 
+-- The edges that serve; one that beats no more is taken out.
+CREATE TABLE edges (
+    name   TEXT PRIMARY KEY,
+    region TEXT NOT NULL,
+    url    TEXT NOT NULL,
+    via    TEXT NOT NULL,               -- JSON: region -> url
+    beat   INTEGER NOT NULL
+);
+
+-- Which workers each edge can reach, and how far they are.
+CREATE TABLE links (
+    worker TEXT NOT NULL,
+    edge   TEXT NOT NULL,
+    rtt_s  DOUBLE PRECISION NOT NULL,
+    PRIMARY KEY (worker, edge)
+);
+CREATE INDEX links_of_an_edge ON links (edge);
+
+-- The boxes that have joined, and what each is to run.
+CREATE TABLE machines (
+    name        TEXT PRIMARY KEY,
+    region      TEXT NOT NULL,
+    gpus        INTEGER NOT NULL,
+    cpus        INTEGER NOT NULL,
+    price_per_h DOUBLE PRECISION NOT NULL,
+    beat        INTEGER NOT NULL
+);
+
+CREATE TABLE orders (
+    id        TEXT PRIMARY KEY,         -- of the node, and so of its worker
+    model     TEXT NOT NULL,
+    revision  TEXT NOT NULL,
+    region    TEXT NOT NULL,
+    exited    TEXT,                     -- why, if it did by itself
+    started_s DOUBLE PRECISION,
+    machine   TEXT NOT NULL,
+    light     INTEGER NOT NULL,
+    wanted    INTEGER NOT NULL          -- 0: to be stopped; the row goes once it is
+);
+CREATE INDEX orders_of_a_machine ON orders (machine);
+
 CREATE TABLE sessions (
     id           TEXT PRIMARY KEY,
     "user"       TEXT NOT NULL,
@@ -47,7 +97,10 @@ CREATE TABLE sessions (
     edge         TEXT NOT NULL,
     started_s    DOUBLE PRECISION NOT NULL,
     ended_s      DOUBLE PRECISION,
-    reason       TEXT NOT NULL
+    reason       TEXT NOT NULL,
+    resume       TEXT NOT NULL,
+    epoch        INTEGER NOT NULL,
+    orphaned_s   DOUBLE PRECISION
 );
 
 -- One stream a user: held by the database, whoever writes.

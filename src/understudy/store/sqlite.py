@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import IO, Final, ParamSpec, TypeVar
 
 from understudy.core.errors import ConfigError, StoreAway
 from understudy.store.base import SqlStore
@@ -22,7 +24,7 @@ _BEGIN: Final = {
     Kind.EACH: "BEGIN IMMEDIATE",  # one write to the disk, be there many statements
 }
 _COPY_1: Final = """INSERT INTO sessions SELECT id, user, voice, model, '', region, edge, started_s,
-    ended_s, reason FROM sessions_1; DROP TABLE sessions_1;"""
+    ended_s, reason, '', 0, NULL FROM sessions_1; DROP TABLE sessions_1;"""
 
 
 class SqliteStore(SqlStore):
@@ -32,6 +34,7 @@ class SqliteStore(SqlStore):
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._db: sqlite3.Connection | None = None
+        self._leads: IO[str] | None = None
 
     async def open(self) -> None:
         """Raises ConfigError if the file is of a newer version, or no database."""
@@ -44,13 +47,11 @@ class SqliteStore(SqlStore):
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > VERSION:
-                raise ConfigError(f"{self._path} is of a newer Understudy: upgrade, or pass --data")
             if version < VERSION:
-                steps = [script("schema.sql"), f"PRAGMA user_version = {VERSION};"]
-                if version == 1:
-                    steps = [script("migrate_1.sql"), *steps, _COPY_1]
-                db.executescript("BEGIN; " + "\n".join(steps) + " COMMIT;")
+                with _locked(self._path):  # other processes may begin at this very moment
+                    _migrate(db)
+            elif version > VERSION:
+                raise ConfigError(f"{self._path} is of a newer Understudy: upgrade, or pass --data")
         except sqlite3.DatabaseError as error:
             db.close()
             raise ConfigError(
@@ -62,13 +63,24 @@ class SqliteStore(SqlStore):
         if self._db is not None:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._db.close)
         self._thread.shutdown()
+        if self._leads is not None:
+            self._leads.close()
 
     def _roll_back(self) -> None:
         if self._db is not None and self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
     async def is_leader(self) -> bool:
-        return True  # one machine has one server: `up` holds its folder's lock
+        """A lock on a file beside the database, which the system frees for whoever dies."""
+        if self._leads is None and str(self._path) != ":memory:":
+            lock = self._path.with_name(f"{self._path.name}-leader").open("a")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                return False
+            self._leads = lock
+        return True
 
     async def _run(
         self, kind: Kind, work: Callable[P, Transaction[T]], *args: P.args, **kwargs: P.kwargs
@@ -88,6 +100,27 @@ class SqliteStore(SqlStore):
             return result
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    if str(path) == ":memory:":
+        yield
+        return
+    with path.with_name(f"{path.name}-schema").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version == VERSION:
+        return
+    steps = [script("migrate_2.sql" if version == 2 else "schema.sql")]
+    steps.append(f"PRAGMA user_version = {VERSION};")
+    if version == 1:
+        steps = [script("migrate_1.sql"), *steps, _COPY_1]
+    db.executescript("BEGIN; " + "\n".join(steps) + " COMMIT;")
 
 
 def _answer(db: sqlite3.Connection, transaction: Transaction[T]) -> T:

@@ -15,11 +15,12 @@ from importlib import resources
 from operator import attrgetter
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-from understudy.core import policy
 from understudy.core.errors import AlreadyLive
 from understudy.core.fleet import (
     Deployment,
+    EdgeRow,
     Fleet,
+    Link,
     Placement,
     Request,
     Seat,
@@ -28,11 +29,18 @@ from understudy.core.fleet import (
     WorkerState,
 )
 from understudy.core.ledger import Interval, Role
-from understudy.core.policy_view import Rules, View
-from understudy.core.pools import Wanted, pool_of
+from understudy.core.seats import choose, free_slot
 from understudy.core.wire import Card
 
 T = TypeVar("T")
+
+# A seat, if its slot is free and its worker ready, wanted and linked to the edge.
+TAKE: Final = """INSERT INTO seats (session, worker, slot, role, turn, why)
+    SELECT ?, ?, CAST(? AS INTEGER), ?, CAST(? AS INTEGER), ?
+    WHERE NOT EXISTS (SELECT 1 FROM seats WHERE worker = ? AND slot = ?)
+    AND EXISTS (SELECT 1 FROM workers WHERE id = ? AND state = 'ready' AND draining = 0
+        AND id IN (SELECT worker FROM links WHERE edge = ?))
+    RETURNING slot"""
 
 
 class Ask(NamedTuple):
@@ -68,7 +76,7 @@ class Kind(Enum):
     EACH = auto()  # nothing holds between its statements: each may be a transaction of its own
 
 
-VERSION: Final = 2
+VERSION: Final = 3
 BOOTS: Final = 5  # so many of the last loads are averaged
 
 
@@ -81,7 +89,7 @@ def _columns(record: type, *without: str) -> str:
     return ", ".join(f'"{field.name}"' for field in fields(record) if field.name not in without)
 
 
-def _insert(table: str, record: type, *without: str) -> str:
+def insert(table: str, record: type, *without: str) -> str:
     columns = _columns(record, *without)
     marks = ", ".join("?" * len(columns.split(", ")))
     return f"INSERT INTO {table} ({columns}) VALUES ({marks})"
@@ -92,9 +100,11 @@ _SEAT: Final = _columns(Seat)
 _LEDGER: Final = _columns(Interval)
 _DEPLOYMENT: Final = _columns(Deployment)
 _ledger_row: Final = attrgetter(*(field.name for field in fields(Interval)))
-_rented: Final = attrgetter(*(field.name for field in fields(Worker) if field.name != "taken"))
+_COUNTED: Final = ("taken", "linked")  # of a worker, out of other tables
+_rented: Final = attrgetter(*(field.name for field in fields(Worker) if field.name not in _COUNTED))
 _WORKER: Final = """id, model, revision, region, slots, state, started_s, price_per_h, ready_s,
-    stopped_s, draining, (SELECT count(*) FROM seats WHERE worker = workers.id), reason"""
+    stopped_s, draining, (SELECT count(*) FROM seats WHERE worker = workers.id), reason,
+    (SELECT count(*) FROM links WHERE worker = workers.id)"""
 
 
 def _seat(row: Sequence[Any]) -> Seat:
@@ -104,7 +114,12 @@ def _seat(row: Sequence[Any]) -> Seat:
 
 def _worker(row: Sequence[Any]) -> Worker:
     worker = Worker(*row)
-    return replace(worker, state=WorkerState(worker.state), draining=bool(worker.draining))
+    return replace(
+        worker,
+        state=WorkerState(worker.state),
+        draining=bool(worker.draining),
+        linked=bool(worker.linked),
+    )
 
 
 # The fleet
@@ -118,7 +133,17 @@ def look() -> Transaction[Fleet]:
         f" ORDER BY ready_s DESC LIMIT {BOOTS}) AS loads)"
         " FROM (SELECT DISTINCT model FROM cards) AS known"
     )
-    return replace(fleet, boot_s={model: boot_s for model, boot_s in boots if boot_s is not None})
+    edges = yield Ask("SELECT name, region, url, via, beat FROM edges ORDER BY name")
+    links = yield Ask("SELECT worker, edge, rtt_s FROM links ORDER BY worker, edge")
+    return replace(
+        fleet,
+        boot_s={model: boot_s for model, boot_s in boots if boot_s is not None},
+        edges=tuple(
+            EdgeRow(name, region, url, json.loads(via), beat)
+            for name, region, url, via, beat in edges
+        ),
+        links=tuple(Link(*row) for row in links),
+    )
 
 
 def _fleet(which: str, values: tuple[str, ...]) -> Transaction[Fleet]:
@@ -146,7 +171,7 @@ def _fleet(which: str, values: tuple[str, ...]) -> Transaction[Fleet]:
 
 def rent(worker: Worker) -> Transaction[None]:
     yield Ask(
-        f"{_insert('workers', Worker, 'taken')} ON CONFLICT (id) DO NOTHING",
+        f"{insert('workers', Worker, *_COUNTED)} ON CONFLICT (id) DO NOTHING",
         (*_rented(worker)[:-2], int(worker.draining), worker.reason),
     )
 
@@ -175,13 +200,15 @@ def retire(worker: str) -> Transaction[bool]:
     return bool(found)
 
 
-def gone(worker: str, at_s: float, reason: str) -> Transaction[None]:
+def gone(worker: str, at_s: float | None, reason: str) -> Transaction[None]:
     yield Ask(
-        "UPDATE workers SET state = 'gone', stopped_s = ?, reason = ?"
+        "UPDATE workers SET state = 'gone', reason = ?, stopped_s = coalesce(?,"
+        " (SELECT max(at_s) FROM ledger WHERE worker = workers.id), ready_s, started_s)"
         " WHERE id = ? AND state != 'gone'",
-        (at_s, reason, worker),
+        (reason, at_s, worker),
     )
     yield Ask("DELETE FROM seats WHERE worker = ?", (worker,))
+    yield Ask("DELETE FROM links WHERE worker = ?", (worker,))
 
 
 def history(from_s: float) -> Transaction[tuple[list[Worker], list[SessionRow]]]:
@@ -200,33 +227,94 @@ def loaded() -> Transaction[set[tuple[str, str]]]:
     return {(model, revision) for model, revision in rows}
 
 
+# Edges and their links
+
+
+def beat(edge: EdgeRow) -> Transaction[None]:
+    yield Ask(
+        "INSERT INTO edges (name, region, url, via, beat) VALUES (?, ?, ?, ?, 1)"
+        " ON CONFLICT (name) DO UPDATE SET region = excluded.region, url = excluded.url,"
+        " via = excluded.via, beat = edges.beat + 1",
+        (edge.name, edge.region, edge.url, json.dumps(dict(edge.via))),
+    )
+
+
+def lose(edge: str, at_s: float) -> Transaction[int]:
+    yield Ask("DELETE FROM edges WHERE name = ?", (edge,))
+    yield Ask("DELETE FROM links WHERE edge = ?", (edge,))
+    yield Ask(
+        "DELETE FROM seats WHERE session IN"
+        " (SELECT id FROM sessions WHERE edge = ? AND ended_s IS NULL)",
+        (edge,),
+    )
+    orphans = yield Ask(
+        "UPDATE sessions SET edge = '', orphaned_s = ? WHERE edge = ? AND ended_s IS NULL"
+        " RETURNING id",
+        (at_s, edge),
+    )
+    return len(orphans)
+
+
+def link(found: Link) -> Transaction[bool]:
+    linked = yield Ask(
+        "INSERT INTO links (worker, edge, rtt_s) SELECT id, ?, CAST(? AS DOUBLE PRECISION)"
+        " FROM workers WHERE id = ?"
+        " AND state != 'gone' ON CONFLICT (worker, edge) DO UPDATE SET rtt_s = excluded.rtt_s"
+        " RETURNING worker",
+        (found.edge, found.rtt_s, found.worker),
+    )
+    return bool(linked)
+
+
+def unlink(worker: str, edge: str) -> Transaction[None]:
+    yield Ask("DELETE FROM links WHERE worker = ? AND edge = ?", (worker, edge))
+    yield Ask(
+        "DELETE FROM seats WHERE worker = ?"
+        " AND session IN (SELECT id FROM sessions WHERE edge = ?)",
+        (worker, edge),
+    )
+
+
 # Sessions and their seats
 
 
-def begin(row: SessionRow) -> Transaction[None]:
+def begin(row: SessionRow, seat: Seat | None) -> Transaction[bool]:
+    yield Ask(  # nobody holds it any more
+        "UPDATE sessions SET ended_s = orphaned_s, reason = 'edge_lost' WHERE \"user\" = ?"
+        " AND id != ? AND ended_s IS NULL AND edge = ''",
+        (row.user, row.id),
+    )
     while True:
         begun = yield Ask(
-            f"{_insert('sessions', SessionRow)}"
+            f"{insert('sessions', SessionRow)}"
             ' ON CONFLICT ("user") WHERE ended_s IS NULL DO NOTHING RETURNING id',
             astuple(row),
         )
-        if begun:
-            return
         live = yield Ask(
             'SELECT id FROM sessions WHERE "user" = ? AND ended_s IS NULL', (row.user,)
         )
-        if live and live[0][0] == row.id:
-            return
+        if begun or (live and live[0][0] == row.id):
+            break
         if live:
             raise AlreadyLive(row.user, live[0][0])
         # It ended between the two.
+    if seat is None:
+        return False
+    return (yield from _take(row.edge, seat))
+
+
+def _take(edge: str, seat: Seat) -> Transaction[bool]:
+    """A session's first seat, if that slot is free and its worker takes people of this edge."""
+    taken = yield Ask(TAKE, (*astuple(seat), seat.worker, seat.slot, seat.worker, edge))
+    return bool(taken)
 
 
 def place(request: Request) -> Transaction[Placement | None]:
     fleet = yield from _fleet("model = ?", (request.model,))
+    links = yield Ask("SELECT worker, rtt_s FROM links WHERE edge = ?", (request.edge,))
     row = next((row for row in fleet.sessions if row.id == request.session), None)
-    if row is None:
-        return None  # it ended while it waited
+    if row is None or row.edge != request.edge:
+        return None  # it ended while it waited, or another edge has taken it on
     if request.model != (row.model if request.role is Role.LEAD else row.understudy):
         return None
     seats = [seat for seat in fleet.seats if seat.session == row.id]
@@ -234,22 +322,18 @@ def place(request: Request) -> Transaction[Placement | None]:
         if seat.role is request.role:
             return Placement(seat.worker, seat.slot)
     # A session that moves goes by where it goes; the slot that it leaves is taken all the same.
-    free = replace(fleet, workers=tuple(w for w in fleet.workers if w.taken < w.slots))
-    wanted = Wanted(request.model, request.revision, slots=1, misfits=request.misfits)
-    regions = {request.region} | {worker.region for worker in free.workers}
-    pools = [pool_of(free, wanted, region, asker=row) for region in sorted(regions)]
-    chosen = policy.place(View(tuple(pools)), Rules(), request)
-    worker = next((worker for worker in free.workers if worker.id == chosen), None)
-    slot = _free_slot(worker, fleet.seats)
-    if worker is None or slot is None:
+    chosen = choose(fleet, row, request, {str(name): rtt for name, rtt in links})
+    if chosen is None:
         return None
-    yield _sit(row.id, worker.id, slot, request.role, seats, request.why)
-    return Placement(worker.id, slot)
+    yield _sit(row.id, chosen.worker, chosen.slot, request.role, seats, request.why)
+    return chosen
 
 
 def move(session: str, source: str | None, target: str, why: str) -> Transaction[bool]:
     rows = yield Ask(
-        f"SELECT {_SESSION} FROM sessions WHERE id = ? AND ended_s IS NULL", (session,)
+        f"SELECT {_SESSION} FROM sessions WHERE id = ? AND ended_s IS NULL"
+        " AND edge IN (SELECT edge FROM links WHERE worker = ?)",
+        (session, target),
     )
     workers = yield Ask(f"SELECT {_WORKER} FROM workers WHERE id = ?", (target,))
     if not rows or not workers or source == target:
@@ -269,64 +353,64 @@ def move(session: str, source: str | None, target: str, why: str) -> Transaction
         return False
     if role is Role.UNDERSTUDY and any(seat.role is Role.LEAD for seat in seats):
         return False
-    slot = _free_slot(worker, there)
+    slot = free_slot(worker, there)
     if slot is None:
         return False
     yield _sit(session, target, slot, role, seats, why)
     return True
 
 
-def _free_slot(worker: Worker | None, seats: Sequence[Seat]) -> int | None:
-    """The lowest one, if the worker takes anybody."""
-    if worker is None or worker.state is not WorkerState.READY or worker.draining:
-        return None
-    taken = {seat.slot for seat in seats if seat.worker == worker.id}
-    return next((slot for slot in range(worker.slots) if slot not in taken), None)
-
-
 def _sit(session: str, worker: str, slot: int, role: Role, seats: Sequence[Seat], why: str) -> Ask:
     """`seats`: those that the session has."""
     turn = seats[-1].turn + 1 if seats else 0
-    return Ask(_insert("seats", Seat), (session, worker, slot, role, turn, why))
+    return Ask(insert("seats", Seat), (session, worker, slot, role, turn, why))
 
 
-def release(session: str, worker: str, slot: int) -> Transaction[None]:
+def release(session: str, worker: str, slot: int, edge: str) -> Transaction[None]:
     yield Ask(
-        "DELETE FROM seats WHERE session = ? AND worker = ? AND slot = ?", (session, worker, slot)
+        "DELETE FROM seats WHERE worker = ? AND slot = ? AND session IN"
+        " (SELECT id FROM sessions WHERE id = ? AND edge = ?)",
+        (worker, slot, session, edge),
     )
 
 
-def end(session: str, reason: str, at_s: float) -> Transaction[None]:
-    yield Ask(
-        "UPDATE sessions SET ended_s = ?, reason = ? WHERE id = ? AND ended_s IS NULL",
-        (at_s, reason, session),
+def end(session: str, reason: str, at_s: float, edge: str) -> Transaction[None]:
+    ended = yield Ask(
+        "UPDATE sessions SET ended_s = ?, reason = ? WHERE id = ? AND edge = ? AND ended_s IS NULL"
+        " RETURNING id",
+        (at_s, reason, session, edge),
     )
-    yield Ask("DELETE FROM seats WHERE session = ?", (session,))
+    if ended:
+        yield Ask("DELETE FROM seats WHERE session = ?", (session,))
 
 
-def recover(edge: str, at_s: float) -> Transaction[int]:
-    # Nobody knows when it was; what was last heard of them is the honest guess.
-    workers = yield Ask(
-        "SELECT coalesce((SELECT max(at_s) FROM ledger WHERE worker = workers.id), ready_s,"
-        " started_s), id FROM workers WHERE state != 'gone'"
+def evict(session: str, reason: str) -> Transaction[None]:
+    yield Ask("UPDATE sessions SET reason = ? WHERE id = ? AND ended_s IS NULL", (reason, session))
+
+
+def adopt(user: str, resume: str, edge: str, region: str) -> Transaction[SessionRow | None]:
+    found = yield Ask(
+        "UPDATE sessions SET edge = ?, region = ?, epoch = epoch + 1, orphaned_s = NULL"
+        f" WHERE \"user\" = ? AND resume = ? AND ended_s IS NULL AND reason = ''"
+        f" RETURNING {_SESSION}",
+        (edge, region, user, resume),
     )
-    yield Ask(
-        "UPDATE workers SET state = 'gone', reason = 'edge restarted', stopped_s = ? WHERE id = ?",
-        [(min(at_s, heard_s), worker) for heard_s, worker in workers],
-        many=True,
+    if not found:
+        return None
+    row = SessionRow(*found[0])
+    yield Ask("DELETE FROM seats WHERE session = ?", (row.id,))
+    return row
+
+
+def expire(before_s: float) -> Transaction[int]:
+    # What was last heard of them is when they ended.
+    ended = yield Ask(
+        "UPDATE sessions SET reason = 'edge_lost', ended_s ="
+        " coalesce((SELECT max(at_s) FROM ledger WHERE session = sessions.id), started_s)"
+        " WHERE ended_s IS NULL AND edge = '' AND orphaned_s < ? RETURNING id",
+        (before_s,),
     )
-    sessions = yield Ask(
-        "SELECT coalesce((SELECT max(at_s) FROM ledger WHERE session = sessions.id), started_s), id"
-        " FROM sessions WHERE edge = ? AND ended_s IS NULL",
-        (edge,),
-    )
-    yield Ask(
-        "UPDATE sessions SET reason = 'edge_lost', ended_s = ? WHERE id = ?",
-        [(min(at_s, heard_s), session) for heard_s, session in sessions],
-        many=True,
-    )
-    yield Ask("DELETE FROM seats")
-    return len(sessions)
+    return len(ended)
 
 
 # What is learnt and shipped
@@ -347,7 +431,7 @@ def cards() -> Transaction[dict[tuple[str, str], Card]]:
 
 def deploy(deployment: Deployment) -> Transaction[None]:
     yield Ask(
-        f"{_insert('deployments', Deployment)} ON CONFLICT (model, at_s) DO UPDATE SET"
+        f"{insert('deployments', Deployment)} ON CONFLICT (model, at_s) DO UPDATE SET"
         " revision = excluded.revision, spec = excluded.spec, failed = excluded.failed",
         astuple(deployment),
     )
@@ -370,7 +454,7 @@ def fail(model: str, revision: str, reason: str) -> Transaction[None]:
 
 def meter(intervals: Sequence[Interval]) -> Transaction[None]:
     yield Ask(
-        f"{_insert('ledger', Interval)}"
+        f"{insert('ledger', Interval)}"
         " ON CONFLICT (session, seq) DO UPDATE SET samples = excluded.samples, at_s = excluded.at_s"
         " WHERE excluded.samples > ledger.samples",
         list(map(_ledger_row, intervals)),  # in C: Python on a store's thread holds up the audio's

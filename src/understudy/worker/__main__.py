@@ -17,7 +17,7 @@ import threading
 
 from understudy import eventloop
 from understudy.clock import SystemClock
-from understudy.worker.link import run
+from understudy.worker.process import run
 
 
 def leave_with_parent() -> None:
@@ -30,7 +30,7 @@ def leave_with_parent() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="understudy-worker", description=__doc__)
-    parser.add_argument("--url", required=True)
+    parser.add_argument("--url", required=True, action="append")
     parser.add_argument("--node", required=True)
     parser.add_argument("--region", default="local")
     arguments = parser.parse_args()

@@ -25,7 +25,7 @@ from understudy.worker.likeness import (
     late_samples,
     speech_like,
 )
-from understudy.worker.link import build_model
+from understudy.worker.loading import build_model
 from understudy.worker.slots import Slots, card_of
 
 SECONDS: Final = 1.0
