@@ -167,6 +167,7 @@ class Request:
     role: Role = Role.LEAD
     why: str = "connect"
     edge: str = ""
+    apart: bool = False  # best on a worker of its own: several died soon after they took it
 
 
 @dataclass(frozen=True, slots=True)

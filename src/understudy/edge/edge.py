@@ -8,7 +8,7 @@ import hashlib
 import logging
 import secrets
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from understudy.edge.client import ClientConnection
 from understudy.edge.links import WorkerLink
 from understudy.edge.seating import Seating
 from understudy.edge.session import Casting, Part, Session
+from understudy.edge.slowness import Hearing, Watch
 from understudy.seams import Clock, Store
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Edge:
         self.seating.reclaim = lambda session: self._spawn(self._reclaim(session))
         self._links_written: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._handing_over = False
+        self._watch = Watch()
 
     async def open(self) -> None:
         await self._refresh()
@@ -134,6 +136,18 @@ class Edge:
                 client.tick(now)
             for link in list(self.links.values()):
                 link.check(now)
+            if slow := self._watch.look(now, self._hearings()):
+                log.error("worker %s answers too late and is emptied", slow)
+                self._spawn(self.insist(partial(self._drain, slow)))
+
+    def _hearings(self) -> Iterator[Hearing]:
+        for session in self.sessions.values():
+            if session.performer is not None and session.state is State.LIVE:
+                yield Hearing(session.performer.worker, session.id, session.silent_s)
+
+    async def _drain(self, worker: str) -> None:
+        await self.store.drain(worker, True)
+        self.seating.changed()
 
     async def run_beat(self) -> None:
         """Tells the others that it lives, for as long as the edge serves."""

@@ -85,12 +85,12 @@ class Seating:
 
     async def _find_seat(self, session: Session) -> None:
         try:
-            roles = [Role.LEAD]
+            roles = [] if session.is_apart else [Role.LEAD]
             if session.performer is None and Role.UNDERSTUDY in session.cast:
                 roles.append(Role.UNDERSTUDY)
             for role in roles:
                 placement = await self._place(session, role)
-                if placement is not None and not session.is_apart:
+                if placement is not None:
                     break
         except StoreAway:  # it waits on, and asks again when the store is back
             await self._clock.sleep(LOOK_S)
@@ -128,7 +128,7 @@ class Seating:
             for (name, of), card in self._cards.items()
             if name == model and not session.lock.fits(card)
         )
-        where = (self._region, revision, misfits, role, why, self._name)
+        where = (self._region, revision, misfits, role, why, self._name, session.is_suspect)
         return Request(session.id, model, *where)
 
     def guess(self, session: Session, row: SessionRow) -> Seat | None:

@@ -159,7 +159,7 @@ class Session:
         self._counted = 0  # samples heard up to here are in `_heard_s`
         self._meter = Meter(self.lock.rate_hz, epoch * SEQS)
         self.deaths = 0  # of workers in a row, soon after they took it
-        self.apart_until_s = 0.0
+        self.apart_until_s: float | None = None
         self._metered_part: tuple[str, str, str, Role] = ("", "", "", Role.LEAD)
         self._silent_before_s = 0.0
         # Each session at its own time within the second: those that came together (everybody,
@@ -208,13 +208,12 @@ class Session:
             return
         casting = self.cast.get(role)
         part = Part(self, link, slot, role, casting or self.cast[Role.LEAD], why)
-        if role is Role.LEAD and self.is_apart:
-            return  # the seat is kept for it
         has_lead = any(part.role is Role.LEAD for part in parts)
         fits = link.card is not None and self.lock.fits(link.card)
         if role is Role.LEAD and not fits:
             return  # it keeps the seat, or it would be given the next such one; nobody is heard
-        if casting is None or not fits or (role is Role.UNDERSTUDY and has_lead):
+        stays_away = self.is_apart if role is Role.LEAD else has_lead
+        if casting is None or not fits or stays_away:
             self._placing.release(self, part)
         elif self.coming is None and (self.state, Event.SLOT) in TABLE:
             self.coming = part
@@ -240,6 +239,10 @@ class Session:
         if limit is not None and now - self.since_s > limit:
             self.on(Event.DEADLINE)
             return
+        if self.apart_until_s is not None and now > self.apart_until_s:
+            self.apart_until_s = None
+            if self.wants_lead:
+                self._placing.seek(self)
         if self.state is _MOVING and self.lock.fading and self.lock.is_overdue(now):
             # One of the two is stuck.
             if self.lock.newcomer_is_ahead:
@@ -422,9 +425,13 @@ class Session:
             log.warning(*words, extra={"session": self.id})
 
     @property
+    def is_suspect(self) -> bool:
+        return self.deaths >= SUSPICIOUS_DEATHS
+
+    @property
     def is_apart(self) -> bool:
         """Whether no lead is to take it now."""
-        return self._clock.now() < self.apart_until_s
+        return self.apart_until_s is not None
 
     # effects
 
