@@ -48,6 +48,7 @@ class Server:
     """`understudy up` in a process of its own, on a data folder that outlives it."""
 
     process: subprocess.Popen[str]
+    options: Sequence[str] = ()  # more of `understudy up`
 
     def __init__(self, data: Path, port: int = 0, config: str | None = None, **env: str) -> None:
         """Does not start it yet. `env` is added to what of ours has nothing to do with us."""
@@ -66,7 +67,7 @@ class Server:
 
     def start(self) -> None:
         """Returns when it listens. One that was started before comes back on its old port."""
-        options = ["--port", str(self.port), "--data", str(self.data)]
+        options = ["--port", str(self.port), "--data", str(self.data), *self.options]
         after, self._over = len(self.lines), False
         self.process = subprocess.Popen(
             [sys.executable, "-m", "understudy", "up", *options],

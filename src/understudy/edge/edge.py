@@ -145,13 +145,18 @@ class Edge:
                 await self._say_distances()
 
     async def _say_distances(self) -> None:
-        """Writes anew how far the workers are, where that has changed."""
+        """Writes anew how far the workers are, where that has changed, or is not known (any more):
+        of those that count as gone, who then hear of it."""
         known = {link.worker: link for link in self.seating.fleet.links if link.edge == self.name}
         for link in list(self.links.values()):
             written = known.get(link.worker.id)
-            if link.worker.state is not WorkerState.READY or written is None:
+            if link.worker.state is not WorkerState.READY:
                 continue
-            if abs(link.rtt_s - written.rtt_s) > max(NOISE_S, 0.25 * written.rtt_s):
+            if written is None:
+                async with self._links_written[link.worker.id]:  # it may be lost by then
+                    if self.links.get(link.worker.id) is link:
+                        await self._link(link, link.worker)
+            elif abs(link.rtt_s - written.rtt_s) > max(NOISE_S, 0.25 * written.rtt_s):
                 await self.store.link(Link(link.worker.id, self.name, link.rtt_s))
 
     async def close(self) -> None:

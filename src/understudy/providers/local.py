@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from understudy.core.fleet import Node
 from understudy.providers.subprocesses import Subprocesses
@@ -32,6 +32,9 @@ class LocalProvider:
         known = self._secrets.get(node, "")
         same = secrets.compare_digest(known.encode(), secret.encode(errors="replace"))
         return same and known != ""
+
+    def refusal(self, node: Node, ahead: Iterable[Node] = ()) -> str | None:
+        return None  # a laptop takes what it is given
 
     async def start(self, node: Node) -> None:
         spec = self._spec_json(node.model, node.revision)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -56,6 +56,9 @@ class RayProvider:
     def admits(self, node: str, secret: str) -> bool:
         """Whether a worker that dials in is one of a node that was started and not stopped."""
         return node in self._known and self._secrets.admits(node, secret)
+
+    def refusal(self, node: Node, ahead: Iterable[Node] = ()) -> str | None:
+        return None  # the cluster says so itself
 
     async def start(self, node: Node) -> None:
         """Returns once Ray has taken it, be there room now or not. Raises NoCapacity where there

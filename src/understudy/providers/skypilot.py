@@ -15,7 +15,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Final
@@ -69,6 +69,9 @@ class SkyPilotProvider:
     def admits(self, node: str, secret: str) -> bool:
         """Whether a worker that dials in is one of a node that was started and not stopped."""
         return node in self._known and self._secrets.admits(node, secret)
+
+    def refusal(self, node: Node, ahead: Iterable[Node] = ()) -> str | None:
+        return None  # the clouds say so themselves
 
     async def start(self, node: Node) -> None:
         """Returns once the machine is there, which takes minutes. Raises NoCapacity if no place
