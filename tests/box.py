@@ -49,7 +49,7 @@ class Box(server.Server):
         lends = ["--name", name, "--gpus", str(gpus), "--cpus", str(cpus)]
         self._command = [*within, sys.executable, "-m", "understudy", "join", url, *lends, *options]
         env = {"UNDERSTUDY_JOIN_TOKEN": token, "XDG_CACHE_HOME": str(data / "cache"), **env}
-        super().__init__(data, **env)
+        super().__init__(data, 0, None, (), **env)
 
     def start(self) -> None:
         self._over = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 from picows import WSListener, WSUpgradeRequest, ws_create_server
 
@@ -23,7 +24,7 @@ class Joined(JoinProvider):
     """JoinProvider with machines that it can use."""
 
     def __init__(self, spec_json: Callable[[str, str], str]) -> None:
-        self.store = SqliteStore(":memory:")
+        self.store = SqliteStore(Path(":memory:"))
         super().__init__(self.store, lambda model: model == "light", CLOCK)
         self.urls: dict[str, str] = {}  # region -> of the edge that workers are to dial
         self.agents: dict[str, asyncio.Task[None]] = {}
