@@ -351,6 +351,14 @@ def controller(data: Path | None, verbose: bool, form: str) -> None:
     "--cpus", default=1, show_default=True, type=click.IntRange(0), help="Light workers at most."
 )
 @click.option("--price", default=0.0, type=click.FloatRange(0.0), help="Of a GPU, an hour.")
+@click.option(
+    "--grace",
+    "grace_s",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0.0),
+    help="Seconds for moving users away when it is told to end. Ctrl-C twice ends it at once.",
+)
 @click.option("-v", "--verbose", is_flag=True)
 def join(
     urls: tuple[str, ...],
@@ -360,6 +368,7 @@ def join(
     gpus: str,
     cpus: int,
     price: float,
+    grace_s: float,
     verbose: bool,
 ) -> None:
     """Lend this machine to a fleet: dials the edges at URL, runs what they ask for."""
@@ -374,11 +383,9 @@ def join(
 
     async def lend() -> None:
         agent = Agent(urls, token, lent, SystemClock())
-        running = asyncio.create_task(agent.run())
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+            asyncio.get_running_loop().add_signal_handler(number, agent.leave)
+        await agent.run(grace_s)
 
     eventloop.run(lend())
 
