@@ -29,7 +29,10 @@ T = TypeVar("T")
 DEFAULT_URL = os.environ.get("UNDERSTUDY_URL", f"http://127.0.0.1:{DEFAULT_PORT}")
 MIN_PYTHON = (3, 11)
 STORE = "understudy.store"
-BENCHES = ("engine", "edge", "browser", "simulate", "connect", "move", "fleet", "crash", "freeze")
+BENCHES = (
+    *("engine", "edge", "browser", "simulate", "connect", "move", "fleet", "crash", "freeze"),
+    *("storm", "region", "soak", "overload", "far"),
+)
 
 
 class Sentence(click.ClickException):
@@ -697,45 +700,67 @@ def token(
 @click.argument("name", type=click.Choice(BENCHES))
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @click.option("--quick", is_flag=True, help="A shorter run; the figures are rougher.")
+@click.option("--minutes", type=click.FloatRange(0.1, 24 * 60), help="Of `storm` and `soak`.")
 @click.option(
     "--audio",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of recorded speech; else $UNDERSTUDY_AUDIO, ../shared/audio, or synthesis.",
 )
-def bench(name: str, as_json: bool, quick: bool, audio: Path | None) -> None:
+def bench(name: str, as_json: bool, quick: bool, minutes: float | None, audio: Path | None) -> None:
     """Print the figures that docs/benchmarks.md records."""
     import importlib
 
     from understudy.bench.machine import find_audio, stamp
 
+    if minutes is not None and name not in ("storm", "soak"):
+        raise Sentence(f"the length of {name} is fixed; --minutes is for storm and soak")
+    length = {} if minutes is None else {"minutes": minutes}
     module = importlib.import_module(f"understudy.bench.{name}")
-    result = module.run(
-        find_audio(audio), quick=quick, progress=lambda words: click.echo(words, err=True)
-    )
+    result = module.run(find_audio(audio), quick=quick, progress=_say, **length)
     result = {**stamp(name), **result}
     click.echo(json.dumps(result, indent=2) if as_json else module.table(result))
 
 
 @cli.command()
-@click.argument("deed", type=click.Choice(("kill", "freeze")))
+@click.argument(
+    "deed", type=click.Choice(("kill", "freeze", "link", "controller", "region", "store", "storm"))
+)
+@click.argument("name", required=False)
 @url_option
 @data_option
 @click.option("--worker", metavar="W", help="This one, once; else any that performs.")
-@click.option("--every", "every_s", default=10.0, show_default=True, type=click.FloatRange(0.1))
+@click.option("--every", "every_s", type=click.FloatRange(0.1), help="10 s; of a storm, 5 s.")
 @click.option("--minutes", default=1.0, show_default=True, type=click.FloatRange(0.0, 24 * 60))
+@click.option(
+    "--seconds",
+    "store_s",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 600.0),
+    help="How long the store is away.",
+)
+@click.option("--seed", type=int, help="Of a storm: the same one makes the same choices.")
+@click.option("--pid", "server_pid", type=int, help="Of the database's server, if it is not found.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def chaos(
     deed: str,
+    name: str | None,
     url: str,
     data: Path | None,
     worker: str | None,
-    every_s: float,
+    every_s: float | None,
     minutes: float,
+    store_s: float,
+    seed: int | None,
+    server_pid: int | None,
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Kill or freeze workers of a fleet on this machine, and tell what users heard.
+    """Break a fleet on this machine, and tell what users heard.
+
+    kill or freeze workers, or cut their links; kill the leading controller, or the region NAME;
+    take the store away for a while; or (storm) any of that, again and again.
 
     With --data or --store the ledger is read there, else the server is asked.
     """
@@ -745,7 +770,10 @@ def chaos(
     from understudy.store import open_store
 
     deeds.check_url(url)
-    where = where_of(data_dir(data))
+    if (name is not None) != (deed == "region"):
+        raise Sentence("`understudy chaos region NAME` takes a region's name; nothing else does")
+    folder = data_dir(data)
+    where = where_of(folder)
 
     async def uses() -> list[dict[str, Any]]:
         store = await open_store(where)
@@ -755,10 +783,11 @@ def chaos(
             await store.close()
 
     if not yes:
-        whom = f"worker {worker}" if worker else f"a worker every {every_s:g} s"
-        span = "" if worker else f" for {minutes:g} min"
-        words = f"{deed.capitalize()} {whom} of {url}{span}, under live users?"
-        click.confirm(words, abort=True, err=True)
+        span = "" if name or worker or deed in ("controller", "store") else f", {minutes:g} min"
+        words = f"{deed} {name or worker or ''}".strip()
+        click.confirm(
+            f"{words.capitalize()} at {url}{span}: under live users?", abort=True, err=True
+        )
     own = data is not None or isinstance(where, str)
     if own and not exists(where):
         raise Sentence(f"there is no ledger at {where}")
@@ -768,9 +797,15 @@ def chaos(
             url,
             uses if own else None,
             SystemClock(),
-            worker=worker,
+            target=name or worker,
             every_s=every_s,
             minutes=minutes,
+            seed=seed,
+            data=folder,
+            where=where,
+            server_pid=server_pid,
+            store_s=store_s,
+            admin_key=admin_key(),
             say=_say,
         )
     )
