@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PORT: Final = 8765
 DEFAULT_SLOTS: Final = 4
+REGIONS_FILE: Final = "regions.json"  # of a world in a data folder: who runs where
 PITCH: Final = "understudy.models.pitch:PitchModel"  # can stand in for anybody
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")

@@ -106,7 +106,7 @@ async def test_the_command_kills_a_worker_and_tells_what_was_heard(fleet: Server
         await speaker.until_live("lead")
         await speaker.until_heard(0.3)
         (worker,) = [w["id"] for w in fleet.fleet()["workers"] if not w["always_on"]]
-        assert chaos.processes({worker, "local-none"}).keys() == {worker}
+        assert chaos.processes_of({worker, "local-none"}).keys() == {worker}
         words = ["chaos", "kill", "--url", fleet.url, "--worker", worker, "--json"]
         refused = await asyncio.to_thread(CliRunner().invoke, cli, words, input="n\n")
         assert refused.exit_code == 1
@@ -130,7 +130,7 @@ async def test_the_command_kills_a_worker_and_tells_what_was_heard(fleet: Server
 async def test_a_frozen_worker_goes_on_after_the_chaos(fleet: Server) -> None:
     """Where nobody has replaced it: here, because nobody used it."""
     (cover,) = [w["id"] for w in fleet.fleet()["workers"]]
-    pid = chaos.processes({cover})[cover]
+    pid = chaos.processes_of({cover})[cover]
     hit = chaos.Hit(cover, "cover", pid, 0.0, 0.0, ())
     os.kill(pid, signal.SIGSTOP)
     chaos._thaw([hit])
