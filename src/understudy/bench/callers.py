@@ -42,6 +42,7 @@ class Caller:
         self.told: list[tuple[float, wire.ServerEvent]] = []  # but for `usage`
         self.late_s: list[float] = []  # how long after its time each chunk was sent
         self.said = 0
+        self.session = ""  # its id, which it keeps wherever it goes on
         self._came = 0  # samples, on the first line
         self._pcm = pcm[: len(pcm) // CHUNK * CHUNK].tobytes()
         self._news = asyncio.Event()
@@ -69,6 +70,7 @@ class Caller:
                     self._hear(item, now)
                 elif not isinstance(item, wire.Usage):
                     self.told.append((now, item))
+                    self.session = item.session or self.session
                 self._news.set()
         finally:
             self._news.set()
@@ -91,11 +93,6 @@ class Caller:
                     self._listening.result()
                     raise RuntimeError(f"the stream of {self.user} is over: {self.stream.ended}")
                 await self._news.wait()
-
-    @property
-    def session(self) -> str:
-        live = self.stream.live
-        return live.session if live is not None else ""
 
     def is_led(self) -> bool:
         return self.stream.live is not None and self.stream.live.role == "lead"

@@ -126,6 +126,8 @@ class _Dialling:
                     use_aiofastnet=False,
                 )
             assert isinstance(link, Link)
+            if link.transport is None:  # closed before it had answered: picows says nothing of that
+                raise ConnectionResetError("it closes the connection")
             self._performance.connected(link)
             since = self._clock.now()
             await link.closed
