@@ -1,8 +1,7 @@
 """The lab's figures: trains listeners on recorded speech and says how often they are right.
 
-Nothing is chosen by the clips that it reports: the figure of each training is that of its last
-epoch, of a schedule that was fixed before. What the recipe is was chosen on twelve-odd speakers of
-`commands` that train here anyway (docs/lab.md).
+The figure of each training is that of its last epoch, of a schedule that was fixed before: no
+epoch is chosen by the clips that are reported. How the recipe was chosen: docs/lab.md.
 """
 
 from __future__ import annotations
