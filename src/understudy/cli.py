@@ -16,6 +16,8 @@ import click
 from understudy import __version__, eventloop, logs
 from understudy.config import DEFAULT_PORT, Config, ConfigFile, data_dir
 from understudy.core.errors import UnderstudyError
+from understudy.lab.commands import evaluate, train
+from understudy.lab.export_commands import export, quantize
 from understudy.sim.command import simulate
 
 if TYPE_CHECKING:
@@ -27,7 +29,19 @@ T = TypeVar("T")
 DEFAULT_URL = os.environ.get("UNDERSTUDY_URL", f"http://127.0.0.1:{DEFAULT_PORT}")
 MIN_PYTHON = (3, 11)
 STORE = "understudy.store"
-BENCHES = ("engine", "edge", "browser", "simulate", "connect", "move", "fleet", "crash", "freeze")
+BENCHES = (
+    "engine",
+    "edge",
+    "browser",
+    "simulate",
+    "connect",
+    "move",
+    "fleet",
+    "crash",
+    "freeze",
+    "lab",
+    "listen",
+)
 
 
 class Sentence(click.ClickException):
@@ -469,6 +483,7 @@ def token(user: str, hours: float) -> None:
 
 @cli.command()
 @click.argument("name", type=click.Choice(BENCHES))
+@click.argument("model", required=False, type=click.Path(path_type=Path, exists=True))
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @click.option("--quick", is_flag=True, help="A shorter run; the figures are rougher.")
 @click.option(
@@ -476,17 +491,53 @@ def token(user: str, hours: float) -> None:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of recorded speech; else $UNDERSTUDY_AUDIO, ../shared/audio, or synthesis.",
 )
-def bench(name: str, as_json: bool, quick: bool, audio: Path | None) -> None:
-    """Print the figures that docs/benchmarks.md records."""
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path, exists=True),
+    help="listen: another model beside MODEL.",
+)
+@click.option(
+    "--plot",
+    "plot_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.svg",
+    help="listen: draw how its times are spread.",
+)
+def bench(
+    name: str,
+    model: Path | None,
+    as_json: bool,
+    quick: bool,
+    audio: Path | None,
+    against: Path | None,
+    plot_file: Path | None,
+) -> None:
+    """Print the figures that docs/benchmarks.md records.
+
+    `listen` takes a MODEL, a checkpoint or an exported file; without one both nets are timed
+    with random weights.
+    """
     import importlib
 
     from understudy.bench.machine import find_audio, stamp
 
+    if name != "listen" and any((model, against, plot_file)):
+        raise Sentence(
+            f"{name} takes no MODEL, --against or --plot; `understudy bench listen` does"
+        )
+    if against is not None and model is None:
+        raise Sentence("--against needs a MODEL to set it against")
     module = importlib.import_module(f"understudy.bench.{name}")
+    chosen = {"model": model, "against": against} if name == "listen" else {}
     result = module.run(
-        find_audio(audio), quick=quick, progress=lambda words: click.echo(words, err=True)
+        find_audio(audio), quick=quick, progress=lambda words: click.echo(words, err=True), **chosen
     )
     result = {**stamp(name), **result}
+    if plot_file is not None:
+        from understudy.bench.histogram import svg
+
+        title = f"Audio to labels, one thread, {result['cpu']}"
+        plot_file.write_text(svg(module.plotted(result), title), encoding="utf-8")
     click.echo(json.dumps(result, indent=2) if as_json else module.table(result))
 
 
@@ -552,6 +603,10 @@ def chaos(
 
 
 cli.add_command(simulate)
+cli.add_command(train)
+cli.add_command(evaluate)
+cli.add_command(export)
+cli.add_command(quantize)
 
 
 def main() -> None:
