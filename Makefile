@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SKY := .venv-sky
 PAGE := src/understudy/page/index.html
 WEB_SOURCES := $(shell find web -type f -not -path 'web/node_modules/*' 2>/dev/null)
 HOST ?= 127.0.0.1
@@ -15,7 +16,7 @@ run: $(VENV)/.run $(PAGE)
 
 setup: $(VENV)/.dev $(PAGE)
 
-test: $(VENV)/.dev $(PAGE)
+test: $(VENV)/.dev $(PAGE) $(SKY)/.installed
 	$(BIN)/python tools/browser.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh tools/npm.sh test
 	$(BIN)/pytest
@@ -49,6 +50,12 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	UNDERSTUDY_SKIP_PAGE=1 $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.run
 
+# SkyPilot wants other versions of what we use, so it has an environment of its own.
+$(SKY)/.installed: $(VENV)/.python constraints-skypilot.txt
+	$(PYTHON) -m venv $(SKY)
+	$(SKY)/bin/pip install --quiet --disable-pip-version-check -c constraints-skypilot.txt skypilot
+	@touch $@
+
 web/node_modules/.installed: web/package-lock.json $(VENV)/.python
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tools/npm.sh ci --no-audit --no-fund
 	@touch $@
@@ -58,4 +65,4 @@ $(PAGE): $(WEB_SOURCES) web/node_modules/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) web/node_modules src/understudy/page dist
+	rm -rf $(VENV) $(SKY) web/node_modules src/understudy/page dist

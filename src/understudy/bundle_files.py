@@ -25,7 +25,7 @@ IGNORED: Final = (
 )
 
 
-def _files(folder: Path) -> list[tuple[str, Path]]:
+def files_of(folder: Path) -> list[tuple[str, Path]]:
     """(its path in the bundle, where it lies) of every file that counts, in order."""
     root = Path(os.path.realpath(folder))
     try:
@@ -66,7 +66,7 @@ def _walk(folder: Path, prefix: str, above: tuple[Path, ...]) -> Iterator[tuple[
 def revision_of(folder: Path) -> str:
     """12 hex digits that name the folder's contents. Raises ConfigError."""
     listing = hashlib.sha256()
-    for name, path in _files(folder):
+    for name, path in files_of(folder):
         try:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -101,7 +101,7 @@ def copy_in(folder: Path, revision: str, into: Path) -> Path:
         copy = Path(tempfile.mkdtemp(prefix=f".{revision}-", dir=into))
         try:
             copy.chmod(0o755)
-            for name, path in _files(folder):
+            for name, path in files_of(folder):
                 _copy(path, copy / name)
             if revision_of(copy) != revision:
                 raise ConfigError(f"{folder} changed while it was copied; deploy it again")

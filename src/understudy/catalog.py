@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from understudy.config import Config, ConfigFile, ModelSpec, Voice
@@ -74,7 +74,7 @@ class Catalog:
                 log.error("%s is deployed, but understudy.toml has one too, which counts", name)
                 continue
             models[name], voices[name] = load(deployment.spec)
-        return Config(models, voices, base.rules)
+        return replace(base, models=models, voices=voices)
 
     @property
     def deployments(self) -> Sequence[Deployment]:
@@ -82,18 +82,21 @@ class Catalog:
 
     def wanted(self) -> list[Wanted]:
         """For the controller."""
+        current = self.current()
         return [
             Wanted(
                 model=spec.name,
                 revision=spec.revision,
                 slots=spec.slots,
                 keep=spec.workers,
-                price_per_h=spec.price_per_h,
-                boot_s=spec.load_s or DEFAULT_BOOT_S,
+                price_per_h=_first(current.provider.kind(spec.name).price_per_h, spec.price_per_h),
+                boot_s=_first(
+                    current.provider.kind(spec.name).boot_s, spec.load_s or DEFAULT_BOOT_S
+                ),
                 drain=Drain(spec.drain),
                 misfits=self._misfits(spec),
             )
-            for spec in self.current().models.values()
+            for spec in current.models.values()
         ]
 
     def _misfits(self, spec: ModelSpec) -> frozenset[str]:
@@ -111,3 +114,8 @@ class Catalog:
         if spec is None:
             raise KeyError(f"there is no model {model}")
         return {**asdict(spec), "revision": revision}
+
+
+def _first(said: float | None, otherwise: float) -> float:
+    """What the provider's table says, else what the model says."""
+    return otherwise if said is None else said

@@ -70,6 +70,17 @@ _store_option = click.option(
     "$UNDERSTUDY_STORE or $PGPASSWORD, not on a command line.",
 )
 url_option = click.option("--url", default=DEFAULT_URL, show_default=True, help="The server.")
+urls_option = click.option(
+    "--url",
+    "urls",
+    multiple=True,
+    help="The server; or several, one a region: the nearest is used, and outlived.",
+)
+user_option = click.option("--user", default="cli", show_default=True)
+token_option = click.option(
+    "--token", envvar="UNDERSTUDY_TOKEN", help="Who you are, where the server asks."
+)
+takeover_option = click.option("--takeover", is_flag=True, help="End the user's other stream.")
 voice_option = click.option("--voice", required=True, help="A name from `understudy voices`.")
 param_option = click.option(
     "--param", "wishes", multiple=True, metavar="NAME=NUMBER", help="Override one of its numbers."
@@ -147,6 +158,18 @@ def show(table: Table) -> None:
     Console().print(table)
 
 
+def admin_key() -> str | None:
+    """$UNDERSTUDY_ADMIN_KEY: of several, the first."""
+    return os.environ.get("UNDERSTUDY_ADMIN_KEY", "").partition(",")[0].strip() or None
+
+
+def plain(name: str) -> str:
+    """What users call themselves, as a terminal may show it: no markup, no control characters."""
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() else "\ufffd" for c in name))
+
+
 def params_of(wishes: tuple[str, ...]) -> dict[str, float]:
     params = {}
     for wish in wishes:
@@ -173,11 +196,10 @@ def params_of(wishes: tuple[str, ...]) -> dict[str, float]:
 )
 def up(host: str, port: int, data: Path | None, verbose: bool, form: str) -> None:
     """Start the whole product: page, API and audio on one port."""
-    from understudy.tokens import token_check
-    from understudy.up import Ready, check_listen
+    from understudy.tokens import Keys
+    from understudy.up import Ready
     from understudy.up import up as serve
 
-    secret = os.environ.get("UNDERSTUDY_SECRET")
     logs.start(form, verbose=verbose)
 
     def announce(ready: Ready) -> None:
@@ -190,18 +212,9 @@ def up(host: str, port: int, data: Path | None, verbose: bool, form: str) -> Non
         click.echo("  Ctrl-C stops it.\n")
         sys.stdout.flush()
 
-    check_listen(host, has_secret=secret is not None)
-    eventloop.run(
-        serve(
-            host,
-            port,
-            data_dir(data),
-            token_check(secret),
-            announce,
-            private=secret is not None,
-            where=where_of(data_dir(data)),
-        )
-    )
+    folder = data_dir(data)
+    keys = Keys.read(os.environ, folder)
+    eventloop.run(serve(host, port, folder, keys, announce, where=where_of(folder)))
 
 
 @cli.command()
@@ -213,7 +226,7 @@ def voices(url: str, data: Path | None, as_json: bool) -> None:
     from understudy.client import Client, Unreachable
 
     try:
-        listed = asyncio.run(Client(url).voices())
+        listed = asyncio.run(Client(url, admin_key=admin_key()).voices())
         source = url
     except Unreachable:
         from understudy.offline import describe_voices
@@ -266,16 +279,16 @@ def convert(
 @click.argument("target", type=click.Path(path_type=Path))
 @voice_option
 @param_option
-@url_option
-@click.option("--user", default="cli", show_default=True)
-@click.option("--token", envvar="UNDERSTUDY_TOKEN", help="Who you are, where the server asks.")
-@click.option("--takeover", is_flag=True, help="End the user's other stream.")
+@urls_option
+@user_option
+@token_option
+@takeover_option
 def stream(
     source: Path,
     target: Path,
     voice: str,
     wishes: tuple[str, ...],
-    url: str,
+    urls: tuple[str, ...],
     user: str,
     token: str | None,
     takeover: bool,
@@ -285,7 +298,7 @@ def stream(
     from understudy.files import read_audio, stream_pcm, write_audio
 
     pcm, rate_hz = read_audio(source)
-    session = Client(url, token).stream(
+    session = Client(urls or DEFAULT_URL, token).stream(
         voice, user, rate_hz, params=params_of(wishes), takeover=takeover
     )
     with progress(len(pcm), source.name) as update:
@@ -301,6 +314,10 @@ def _say(words: str) -> None:
 @click.option("--voice", help="A name from `understudy voices`.")
 @param_option
 @data_option
+@urls_option
+@user_option
+@token_option
+@takeover_option
 @click.option("--input", "source", help="Microphone: a number or a part of its name.")
 @click.option("--output", "target", help="Speaker: a number or a part of its name.")
 @click.option("--devices", is_flag=True, help="List microphones and speakers.")
@@ -308,12 +325,19 @@ def talk(
     voice: str | None,
     wishes: tuple[str, ...],
     data: Path | None,
+    urls: tuple[str, ...],
+    user: str,
+    token: str | None,
+    takeover: bool,
     source: str | None,
     target: str | None,
     devices: bool,
 ) -> None:
-    """Microphone to speakers in this process, with no network. Needs `understudy[local]`."""
-    from understudy.talk import list_devices
+    """Microphone to speakers: in this process with no network, or (--url) through a server.
+
+    Needs `understudy[local]`.
+    """
+    from understudy.talk import RATE_HZ, call, list_devices
     from understudy.talk import talk as run_talk
 
     if devices:
@@ -321,6 +345,14 @@ def talk(
         return
     if voice is None:
         raise Sentence("talk needs --voice; `understudy voices` lists them")
+    if urls:
+        from understudy.client import Client
+
+        client = Client(urls, token, discover=len(urls) == 1)
+        params = params_of(wishes)
+        session = client.stream(voice, user, RATE_HZ, params=params, takeover=takeover)
+        call(session, source, target, say=click.echo)
+        return
     config = voices_of(data)
     run_talk(config, voice, params_of(wishes), source, target, say=click.echo)
 
@@ -332,7 +364,7 @@ def status(url: str, as_json: bool) -> None:
     """What runs where: workers with their slots, sessions, who waits."""
     from understudy.client import Client
 
-    state = asyncio.run(Client(url).status())
+    state = asyncio.run(Client(url, admin_key=admin_key()).status())
     if as_json:
         click.echo(json.dumps(state, indent=2))
         return
@@ -351,12 +383,13 @@ def status(url: str, as_json: bool) -> None:
     )
     if isinstance(state["sessions"], int):  # where tokens are asked, users are not listed
         click.echo(f"{state['sessions']} sessions, {state['waiting']} waiting")
+        click.echo("Set UNDERSTUDY_ADMIN_KEY to the server's to see them one by one.", err=True)
         return
     for session in state["sessions"]:
         performs = f"{session['role']} on {session['worker']}" if session["role"] else "nobody"
         heard = (f"{session['lead_s']:.1f} s", f"{session['understudy_s']:.1f} s")
         silent = f"{session['silent_s']:.2f} s"
-        row = (session["user"], session["voice"], session["state"], performs)
+        row = (plain(session["user"]), session["voice"], session["state"], performs)
         table.add_row(*row, *heard, silent)
     show(table)
 
@@ -438,6 +471,7 @@ def drain(worker: str, undo: bool, data: Path | None) -> None:
 @click.option("--to", "end", metavar="DATE", help="Before this day or time.")
 @click.option("--csv", "as_csv", is_flag=True, help="For spreadsheets.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--url", help="Ask this server, with $UNDERSTUDY_ADMIN_KEY; else the database.")
 @data_option
 def usage(
     user: str | None,
@@ -445,16 +479,22 @@ def usage(
     end: str | None,
     as_csv: bool,
     as_json: bool,
+    url: str | None,
     data: Path | None,
 ) -> None:
     """What each user heard, out of the ledger; the server may run or not."""
     from understudy import usage as ledger
+    from understudy.client import Client
+    from understudy.core.ledger import Use
 
-    where = where_of(data_dir(data))
-    if not exists(where):
-        raise Sentence(f"there is no ledger at {where} yet; start a server, or pass --data")
-
-    uses = with_store(where, lambda store: ledger.usage(store, user, start, end))
+    if url is not None:
+        rows = asyncio.run(Client(url, admin_key=admin_key()).usage(user, start, end))
+        uses = [Use(**row) for row in rows]
+    else:
+        where = where_of(data_dir(data))
+        if not exists(where):
+            raise Sentence(f"there is no ledger at {where} yet; start a server, or pass --data")
+        uses = with_store(where, lambda store: ledger.usage(store, user, start, end))
     if as_json:
         click.echo(json.dumps({"usage": ledger.as_rows(uses)}, indent=2))
     elif as_csv:
@@ -463,22 +503,42 @@ def usage(
         table = new_table("What users heard", "user", "voice", "sessions", "lead", "understudy")
         for use in uses:
             minutes = (f"{use.lead_s / 60:.2f} min", f"{use.understudy_s / 60:.2f} min")
-            table.add_row(use.user, use.voice, str(use.sessions), *minutes)
+            table.add_row(plain(use.user), use.voice, str(use.sessions), *minutes)
         show(table)
 
 
 @cli.command()
-@click.argument("user")
-@click.option("--hours", default=1.0, show_default=True, type=click.FloatRange(0.01, 24 * 366))
-def token(user: str, hours: float) -> None:
-    """Make a token for a user, signed with $UNDERSTUDY_SECRET."""
+@click.argument("user", required=False)
+@click.option("--join", "machine", metavar="NAME", help="Rather for a machine that is to join.")
+@click.option("--region", metavar="R", help="... and only in this region.")
+@click.option(
+    "--hours",
+    type=click.FloatRange(0.01, 24 * 366),
+    help="How long it is good: 1 hour, or 30 days for a machine.",
+)
+@_data_option
+def token(
+    user: str | None,
+    machine: str | None,
+    region: str | None,
+    hours: float | None,
+    data: Path | None,
+) -> None:
+    """Make a token for USER, signed with $UNDERSTUDY_SECRET; or, with --join, for a machine."""
     from understudy.clock import SystemClock
-    from understudy.tokens import make_token
+    from understudy.tokens import Keys
 
-    secret = os.environ.get("UNDERSTUDY_SECRET")
-    if secret is None:
-        raise Sentence("set UNDERSTUDY_SECRET to the server's secret first")
-    click.echo(make_token(secret, user, SystemClock().wall() + hours * 3600))
+    if (user is None) == (machine is None):
+        raise Sentence("whose token? `understudy token USER`, or `understudy token --join NAME`")
+    if region is not None and machine is None:
+        raise Sentence("--region goes with --join: users' tokens hold in every region")
+    now = SystemClock().wall()
+    if user is not None:
+        made = Keys.read(os.environ).user_token(user, now + (hours or 1) * 3600)
+    else:
+        keys = Keys.read(os.environ, data_dir(data))
+        made = keys.join_token(machine or "", region, now + (hours or 30 * 24) * 3600)
+    click.echo(made)
 
 
 @cli.command()

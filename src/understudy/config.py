@@ -15,7 +15,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from understudy.config_providers import ProviderSpec, parse_provider
 from understudy.core.errors import BadParams, ConfigError, UnknownVoice
+from understudy.core.limits import Limits, network
 from understudy.core.policy_view import Drain, Rules
 from understudy.core.wire import Control, Params
 
@@ -25,6 +27,7 @@ DEFAULT_PORT: Final = 8765
 DEFAULT_SLOTS: Final = 4
 PITCH: Final = "understudy.models.pitch:PitchModel"  # can stand in for anybody
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,22 @@ class Voice:
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """`[access]`, read when a server starts: by which names it is known beyond its own machine,
+    and which other sites' pages may talk to it."""
+
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     models: Mapping[str, ModelSpec]
     voices: Mapping[str, Voice]
     rules: Rules = field(default_factory=Rules)  # what the operator chooses of the policy
+    limits: Limits = field(default_factory=Limits)
+    access: Access = field(default_factory=Access)
+    provider: ProviderSpec = field(default_factory=ProviderSpec)  # read when a server starts
 
     def is_rented(self, model: str) -> bool:
         """Whether its workers come and go; those of the others are always on."""
@@ -128,9 +143,10 @@ def parse(text: str, source: str) -> Config:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source} is no valid TOML: {error}") from None
-    for section in raw.keys() - {"models", "voices", "fleet"}:
+    for section in raw.keys() - {"models", "voices", "fleet", "limits", "access", "providers"}:
         raise ConfigError(
-            f"{source}: unknown section [{section}]; there are models, voices and fleet"
+            f"{source}: unknown section [{section}]; there are models, voices, fleet, limits, "
+            "access and providers"
         )
     models = {
         name: _model(name, _table(raw["models"], name, source), f"{source}: [models.{name}]")
@@ -149,17 +165,63 @@ def parse(text: str, source: str) -> Config:
                 f'{source}: [voices.{voice.name}] understudy must be "none" or a voice here '
                 "whose model is always on (workers = 1 or more)"
             )
-    return Config(models, voices, _rules(raw.get("fleet", {}), f"{source}: [fleet]"))
+    fleet = raw.get("fleet", {})
+    if not isinstance(fleet, dict):
+        raise ConfigError(f"{source}: [fleet] must be a table")
+    rules = {key: value for key, value in fleet.items() if key not in ("provider", "name")}
+    return Config(
+        models,
+        voices,
+        _rules(rules, f"{source}: [fleet]"),
+        _limits(raw.get("limits", {}), f"{source}: [limits]"),
+        _access(raw.get("access", {}), f"{source}: [access]"),
+        parse_provider(fleet, raw.get("providers", {}), source),
+    )
 
 
-def _rules(raw: Any, where: str) -> Rules:
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{where} must be a table")
+def _rules(raw: Mapping[str, Any], where: str) -> Rules:
     known = {"max_nodes": int, "budget_per_h": float, "patience": float}
     _fields(raw, known, where)
     if any(value < 0 for value in raw.values()):
         raise ConfigError(f"{where}: no number may be negative")
     return Rules(**raw)
+
+
+def _limits(raw: Any, where: str) -> Limits:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where} must be a table")
+    counts = ("connections_per_address", "connects_burst", "requests_burst", "bad_tokens_burst")
+    rates = ("connects_per_minute", "requests_per_minute", "bad_tokens_per_minute")
+    known = dict.fromkeys(counts, int) | dict.fromkeys(rates, float) | {"trusted_proxies": list}
+    _fields(raw, known, where)
+    if any(raw[name] < 1 for name in raw.keys() - {"trusted_proxies"}):
+        raise ConfigError(f"{where}: every number must be 1 or more")
+    try:
+        proxies = tuple(network(text) for text in raw.get("trusted_proxies", ()))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f'{where}: trusted_proxies are addresses such as "10.0.0.7" or "10.0.0.0/8": {error}'
+        ) from None
+    return Limits(**{**raw, "trusted_proxies": proxies})
+
+
+def _access(raw: Any, where: str) -> Access:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where} must be a table")
+    _fields(raw, {"hosts": list, "origins": list}, where)
+    hosts, origins = (tuple(map(str, raw.get(name, ()))) for name in ("hosts", "origins"))
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            raise ConfigError(
+                f'{where}: hosts are names such as "voices.example.com", not {host!r}'
+            )
+    for origin in origins:
+        scheme, _, host = origin.partition("://")
+        if scheme not in ("http", "https") or not _HOST.fullmatch(host.rpartition(":")[0] or host):
+            raise ConfigError(
+                f'{where}: origins are sites such as "https://app.example.com", not {origin!r}'
+            )
+    return Access(tuple(host.lower() for host in hosts), tuple(o.lower() for o in origins))
 
 
 def _table(raw: Mapping[str, Any], name: str, source: str) -> Mapping[str, Any]:
@@ -249,7 +311,7 @@ class ConfigFile:
         """The file in a data folder; the shipped one is put there if there is none."""
         path = data / "understudy.toml"
         try:
-            data.mkdir(parents=True, exist_ok=True)
+            data.mkdir(mode=0o700, parents=True, exist_ok=True)  # users' names are in there
             if not path.exists():
                 path.write_text(template())
         except OSError as error:

@@ -6,7 +6,7 @@ Each seam has one behavioural contract suite in tests/contract that every adapte
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -192,6 +192,19 @@ class Store(Protocol):
 
     async def fail(self, model: str, revision: str, reason: str) -> None:
         """The revision does not load: every deployment of it counts no more."""
+        ...
+
+    async def save_bundle(self, revision: str, parts: Iterable[bytes]) -> None:
+        """Keeps the archive of a bundle's files, whose parts (1 MiB at most) may be read from a
+        disk. Idempotent; until it returns there is no such bundle."""
+        ...
+
+    async def bundle_size(self, revision: str) -> int | None:
+        """The bytes of a bundle's archive; None: it is not here, or not whole."""
+        ...
+
+    def bundle(self, revision: str) -> AsyncIterator[bytes]:
+        """The parts of a bundle's archive, in order; none if it is not here."""
         ...
 
     # the ledger

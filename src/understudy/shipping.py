@@ -6,17 +6,21 @@ All of it is rows in the store: a running server follows within a second, one th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from understudy.bundle import Bundle, install, read_bundle, verify
+from understudy.bundle_archive import archive, archive_bytes
 from understudy.catalog import dump, load, newest
 from understudy.config import Config, ModelSpec, Voice
 from understudy.core.errors import ConfigError
 from understudy.core.fleet import Deployment
 from understudy.seams import Clock, Store
 from understudy.worker.check import Checked, check
+
+BIG_BYTES: Final = 64_000_000  # from here on, deploying says how far it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ async def deploy(
     path = await asyncio.to_thread(install, bundle, bundles)
     say(f"{bundle.name} {bundle.revision}: loading it once, and running a second of audio")
     checked = await check(bundle.spec(), path)
+    await _save(bundle.revision, path, store, say)
     warnings = list(checked.warnings)
     current = newest(deployments).get(bundle.name)
     if current is not None:
@@ -77,6 +82,25 @@ async def deploy(
         await store.save_card(bundle.name, bundle.revision, checked.card)
         await store.deploy(Deployment(bundle.name, bundle.revision, clock.wall(), spec))
     return Deployed(bundle.name, bundle.revision, checked, warnings, again)
+
+
+async def _save(revision: str, path: Path, store: Store, say: Callable[[str], None]) -> None:
+    """Puts a bundle's files into the store, so that any edge can hand them to any worker."""
+    if await store.bundle_size(revision) is not None:
+        return
+    whole = await asyncio.to_thread(archive_bytes, path)
+
+    def parts() -> Iterator[bytes]:
+        done, said = 0, 0
+        for part in archive(path):
+            yield part
+            done += len(part)
+            tenths = 10 * done // max(1, whole)
+            if whole >= BIG_BYTES and said < tenths <= 10:
+                said = tenths
+                say(f"{revision}: {done / 1e6:.0f} of {whole / 1e6:.0f} MB are in the store")
+
+    await store.save_bundle(revision, parts())
 
 
 def _check_names(bundle: Bundle, base: Config, deployments: Sequence[Deployment]) -> None:
@@ -118,8 +142,9 @@ async def rollback(voice: str, to: str | None, store: Store, clock: Clock) -> st
     if not found:
         raise ConfigError(f"{voice} has no revision {to}; there are {', '.join(order)}")
     spec, _ = load(found[-1].spec)
-    if not await asyncio.to_thread(Path(spec.path).is_dir):
-        raise ConfigError(f"the files of {voice} {spec.bundle} are no longer at {spec.path}")
-    await asyncio.to_thread(verify, Path(spec.path), spec.bundle)
+    if await store.bundle_size(spec.bundle) is None:  # deployed before the store kept files
+        if not await asyncio.to_thread(Path(spec.path).is_dir):
+            raise ConfigError(f"the files of {voice} {spec.bundle} are no longer at {spec.path}")
+        await asyncio.to_thread(verify, Path(spec.path), spec.bundle)
     await store.deploy(replace(found[-1], at_s=clock.wall(), failed=""))
     return found[-1].revision

@@ -9,7 +9,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from socket import gethostname
@@ -22,12 +22,14 @@ from understudy.controller.loop import Controller
 from understudy.core.errors import ConfigError, ModelFailed, StoreAway
 from understudy.core.fleet import EdgeRow
 from understudy.edge.api import build_app
-from understudy.edge.edge import CheckToken, Edge, link_url
-from understudy.edge.gate import Gate, HostCheck, is_loopback, listen
+from understudy.edge.door import Door, is_loopback
+from understudy.edge.edge import Edge, link_url
+from understudy.edge.gate import Gate, listen
 from understudy.edge.overview import Overview
 from understudy.providers.local import LocalProvider
 from understudy.resample import SoxrResampler
 from understudy.store import open_store
+from understudy.tokens import ADMIN_KEY, SECRET, Keys
 from understudy.worker.check import check
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 SWITCH_S: Final = 0.0005
 TRY_S: Final = 30.0  # before a model that did not load is tried again
 CATALOG_S: Final = 0.5  # how often deployments are looked for
+WORKER_TOKEN_S: Final = 90 * 86_400.0  # longer than a worker may be up
 READY_S: Final = 30.0  # how long the first workers may take before the address is printed anyway
 
 
@@ -51,19 +54,19 @@ async def up(
     host: str,
     port: int,
     data: Path,
-    check_token: CheckToken,
+    keys: Keys,
     announce: Callable[[Ready], None],
     *,
-    private: bool = False,
     where: str | Path | None = None,
     region: str = "local",
 ) -> None:
     """Serves until SIGINT or SIGTERM, then ends every child. Raises ConfigError.
 
-    `private`: users have to show who they are, and do not see each other. `where`: the store
-    if it is not the data folder's (see open_store).
+    `where`: the store if it is not the data folder's (see open_store).
     """
     config_file = ConfigFile.of_data(data)
+    access = config_file.current().access
+    check_listen(host, access.hosts, keys)
     lock = lock_data(data)
     sock = listen(host, port)
     clock = SystemClock()
@@ -74,15 +77,36 @@ async def up(
 
     catalog = Catalog(config_file, store)
     await catalog.refresh()
-    provider = LocalProvider(spec_json)
+
+    def sign(node: str) -> str:
+        return keys.worker_token(node, clock.wall() + WORKER_TOKEN_S)
+
     local = host if is_loopback(host) else "127.0.0.1"
     port = sock.getsockname()[1]
     own = f"http://{f'[{local}]' if ':' in local else local}:{port}"
     row = EdgeRow(f"{region}-{gethostname()}-{port}", region, own)
-    edge = Edge(store, catalog.current, provider.admits, check_token, SoxrResampler, clock, row=row)
-    check = HostCheck(host)
+    provider = LocalProvider(spec_json, sign)
+    door = Door(
+        host,
+        clock,
+        limits=lambda: config_file.current().limits,
+        check_user=keys.check_user,
+        is_admin=keys.is_admin,
+        private=keys.private,
+        hosts=access.hosts,
+        origins=access.origins,
+    )
+    edge = Edge(
+        store,
+        catalog.current,
+        lambda node, token: keys.check_worker(token, node),
+        door.admit,
+        SoxrResampler,
+        clock,
+        row=row,
+    )
     overview = Overview(edge, clock, lambda: catalog.deployments)
-    gate = Gate(sock, edge, build_app(edge, overview, check, private=private), check, clock)
+    gate = Gate(sock, edge, build_app(edge, overview, door), door, clock)
     shown = f"[{host}]" if ":" in host else host
     provider.urls[edge.region] = link_url(own)
     controller = Controller(store, provider, catalog.wanted, lambda: catalog.current().rules, clock)
@@ -213,11 +237,15 @@ async def _warm(edge: Edge, catalog: Catalog, stop: asyncio.Event, clock: System
     return False
 
 
-def check_listen(host: str, *, has_secret: bool) -> None:
-    """Raises ConfigError where a server would listen beyond this machine without keys."""
-    if not is_loopback(host) and not has_secret:
+def check_listen(host: str, hosts: Sequence[str], keys: Keys) -> None:
+    """Raises ConfigError where a server would be reached from beyond this machine without keys:
+    by where it listens, or through a proxy, as one of `hosts`."""
+    missing = [name for name, key in ((SECRET, keys.secrets), (ADMIN_KEY, keys.admin)) if not key]
+    if missing and (hosts or not is_loopback(host)):
+        reached = f"{host} is" if not is_loopback(host) else f"{', '.join(hosts)}: this server is"
+        made = " and ".join(f"{name}=$(openssl rand -hex 32)" for name in missing)
         raise ConfigError(
-            f"{host} is reachable from other machines, so users must show who they are: set "
-            "UNDERSTUDY_SECRET to 32 random characters or more (`openssl rand -hex 32`) and make "
-            "tokens with `understudy token USER`. Without it, only --host 127.0.0.1 is served"
+            f"{reached} reachable from other machines, so users and admins must show who they "
+            f"are: set {made}, and keep them. Users' tokens are made by your app's backend, or by "
+            "`understudy token USER`. Without keys, only --host 127.0.0.1 is served"
         )

@@ -39,8 +39,11 @@ def as_rows(uses: list[Use]) -> list[dict[str, Any]]:
 
 
 def as_csv(uses: list[Use]) -> str:
+    """A user whose name a spreadsheet would take for a formula gets an apostrophe before it."""
     out = io.StringIO()
     writer = csv.DictWriter(out, ["user", "voice", "sessions", "lead_s", "understudy_s"])
     writer.writeheader()
-    writer.writerows(as_rows(uses))
+    for row in as_rows(uses):
+        formula = row["user"].startswith(("=", "+", "-", "@", "\t", "\r"))
+        writer.writerow(row | {"user": f"'{row['user']}" if formula else row["user"]})
     return out.getvalue()

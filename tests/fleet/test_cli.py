@@ -14,8 +14,6 @@ import soundfile
 
 from tests.fleet.test_stream import babble
 from tests.server import Server
-from understudy.core.errors import BadToken, ConfigError
-from understudy.tokens import make_token, token_check
 
 
 def understudy(*arguments: object, data: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -167,26 +165,6 @@ def test_talk_without_a_sound_card_says_so(tmp_path: Path) -> None:
         word in done.stderr for word in ("sound card", "understudy[local]", "libportaudio2")
     ), done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_tokens() -> None:
-    secret = "s" * 32
-    check = token_check(secret)
-    good = make_token(secret, "alice", 4e9)
-    check(good, "alice")
-    for token, user in (
-        (None, "alice"),
-        (good, "bob"),
-        (make_token(secret, "alice", 1.0), "alice"),
-        (make_token("t" * 32, "alice", 4e9), "alice"),
-        ("nonsense", "alice"),
-        (good[:-2], "alice"),
-    ):
-        with pytest.raises(BadToken):
-            check(token, user)
-    token_check(None)(None, "anybody")
-    with pytest.raises(ConfigError):
-        token_check("short")
 
 
 def test_a_server_with_a_secret_asks_for_tokens(tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ import threading
 import numpy as np
 
 from tests.fleet.test_stream import CONFIG, babble
+from tests.server import Server
+from understudy import Client
+from understudy.client import Refused
 from understudy.offline import convert_pcm, open_pipe
-from understudy.talk import BLOCK, MAX_BEHIND_BLOCKS, RATE_HZ, Performer
+from understudy.talk import BLOCK, MAX_BEHIND_BLOCKS, RATE_HZ, Here, There
 
 
-class Watched(Performer):
+class Watched(Here):
     """Says when each block has been worked on."""
 
     def __init__(self) -> None:
@@ -59,3 +62,29 @@ def test_no_output_yet_is_silence() -> None:
     performer = Watched()
     assert performer.get(480) == bytes(480)
     assert performer.underruns == 1
+
+
+def test_through_a_server_it_is_the_same_voice(server: Server) -> None:
+    said: list[str] = []
+    pcm = babble(RATE_HZ, 0.1)
+    performer = There(Client(server.url).stream("mirror", "caller", RATE_HZ), said.append)
+    performer.start()
+    for at in range(0, len(pcm), BLOCK):
+        performer.put(pcm[at : at + BLOCK].tobytes())
+    performer.stop()
+    assert performer.over.is_set()
+    assert performer.error is None
+    assert said[0].startswith(f"live: mirror (lead, {server.url})")
+    heard = b"".join(performer.get(2 * BLOCK) for _ in range(len(pcm) // BLOCK))
+    assert np.array_equal(np.frombuffer(heard, np.int16), pcm)
+    assert performer.underruns == 0
+
+
+def test_a_call_that_is_refused_says_why(server: Server) -> None:
+    performer = There(Client(server.url).stream("nobody", "caller", RATE_HZ), print)
+    performer.start()
+    assert performer.over.wait(30)
+    performer.put(bytes(2 * BLOCK))
+    performer.stop()
+    assert isinstance(performer.error, Refused)
+    assert performer.error.code == "unknown_voice"

@@ -3,7 +3,7 @@ import { display, stepFor } from "../src/app/format.ts";
 import { extrapolate } from "../src/app/progress.ts";
 import { Timeline } from "../src/app/timeline.ts";
 import { totalSeconds } from "../src/app/today.ts";
-import { clock, minutes, ordinal, seconds, takenOver, words } from "../src/app/words.ts";
+import { clock, minutes, ordinal, place, seconds, takenOver, words } from "../src/app/words.ts";
 import type { Coming } from "../src/sdk/connection.ts";
 import { clientError, microphoneError, serverError } from "../src/sdk/errors.ts";
 import { ERROR_CODES } from "../src/sdk/protocol.ts";
@@ -17,6 +17,13 @@ describe("words", () => {
     expect(title({ name: "live", role: "lead", voice: "c", latencyMs: 20, lead: null })).toBe(
       "Live",
     );
+    const lost = { name: "reconnecting", attempt: 2, retryInMs: 0 } as const;
+    expect(title({ ...lost, to: null })).toBe("Reconnecting");
+    expect(title({ ...lost, to: "tokyo" })).toBe("Reconnecting… to tokyo");
+    expect(place({ region: "sf", rttMs: 12.3, edges: [] })).toBe("sf · 12 ms");
+    expect(place({ region: "sf", rttMs: 0.2, edges: [] })).toBe("sf · 1 ms");
+    expect(place({ region: "sf", rttMs: null, edges: [] })).toBe("sf");
+    expect(place({ region: "", rttMs: 12, edges: [] })).toBe("");
     expect(title({ name: "ended", reason: "taken_over", error: null })).toBe("Ended: taken over");
     expect(title({ name: "ended", reason: "failed", error: clientError("no_mic") })).toBe(
       "No microphone",

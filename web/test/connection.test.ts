@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { type Action, Connection, type ConnectionState } from "../src/sdk/connection.ts";
+import { type Measured, Route } from "../src/sdk/regions.ts";
 
 const START = {
   voice: "chipmunk",
@@ -19,8 +20,30 @@ const LIVE = {
   resume: "token-1",
 };
 
-function make(overrides: Partial<typeof START> = {}): Connection {
-  return new Connection({ ...START, ...overrides }, 60_000, () => 1);
+const edge = (region: string, rttMs: number): Measured => ({
+  name: `${region}-1`,
+  region,
+  url: `http://${region}`,
+  rttMs,
+});
+const SF = edge("sf", 12);
+const TOKYO = edge("tokyo", 110);
+
+function make(overrides: Partial<typeof START> = {}, edges: Measured[] = [SF]): Connection {
+  return new Connection({ ...START, ...overrides }, 60_000, () => 1, new Route(edges));
+}
+
+function opens(actions: readonly Action[]): string[] {
+  return actions.flatMap((a) => (a.do === "open" ? [a.edge.region] : []));
+}
+
+/** Looks every 50 ms, up to and with `to`; all that came of it, each with its time. */
+function ticks(connection: Connection, from: number, to: number): [number, Action][] {
+  const all: [number, Action][] = [];
+  for (let now = from; now <= to; now += 50) {
+    for (const action of connection.tick(now)) all.push([now, action]);
+  }
+  return all;
 }
 
 function states(actions: readonly Action[]): ConnectionState[] {
@@ -34,7 +57,7 @@ function sent(actions: readonly Action[]): Record<string, unknown>[] {
 }
 
 function live(connection = make()): Connection {
-  connection.connect();
+  connection.connect(0);
   connection.opened(0);
   connection.received(JSON.stringify(LIVE), 10);
   return connection;
@@ -47,7 +70,7 @@ const refusal = (code: string, retryable = true) =>
 describe("Connection", () => {
   it("sends start first, without what is not set", () => {
     const connection = make();
-    connection.connect();
+    connection.connect(0);
     expect(sent(connection.opened(0))[0]).toEqual({
       type: "start",
       voice: "chipmunk",
@@ -58,7 +81,7 @@ describe("Connection", () => {
 
   it("follows queued, loading and live", () => {
     const connection = make();
-    connection.connect();
+    connection.connect(0);
     connection.opened(0);
     const queued = wire({ type: "queued", position: 2, eta_s: 8, resume: "t" });
     const loading = wire({ type: "loading", progress: 0.4, eta_s: null, resume: "t" });
@@ -82,7 +105,7 @@ describe("Connection", () => {
     const line = wire({ type: "queued", position: 2, eta_s: 40, resume: "t" });
     const start = (...texts: string[]) => {
       const connection = make();
-      connection.connect();
+      connection.connect(0);
       connection.opened(0);
       const seen = texts.map((text, at) => states(connection.received(text, at))[0]);
       return { connection, seen };
@@ -125,7 +148,7 @@ describe("Connection", () => {
     const connection = live();
     connection.setParams({ pitch: 3 });
     expect(states(connection.lost(1000))[0]).toMatchObject({ name: "reconnecting", attempt: 1 });
-    expect(connection.retry()).toEqual([{ do: "open" }]);
+    expect(connection.retry(1200)).toEqual([{ do: "open", edge: SF }]);
     expect(sent(connection.opened(1200))[0]).toMatchObject({
       resume: "token-1",
       params: { pitch: 3 },
@@ -156,7 +179,7 @@ describe("Connection", () => {
 
   it("says unreachable when it never got through", () => {
     const connection = make();
-    connection.connect();
+    connection.connect(0);
     expect(states(connection.lost(10))).toEqual([
       { name: "ended", reason: "unreachable", error: null },
     ]);
@@ -164,7 +187,7 @@ describe("Connection", () => {
 
   it("ends on a refusal, with its code", () => {
     const connection = make();
-    connection.connect();
+    connection.connect(0);
     connection.opened(0);
     connection.received(refusal("already_live"), 5);
     const [state] = states(connection.lost(6));
@@ -220,6 +243,139 @@ describe("Connection", () => {
     expect(connection.received(wire({ type: "pong", id: ping!.id }), 1031)).toEqual([
       { do: "roundTrip", ms: 30 },
     ]);
-    expect(states(connection.tick(7000))).toMatchObject([{ name: "reconnecting" }]);
+    const later = ticks(connection, 1100, 6600);
+    const lost = later.find(([, action]) => action.do === "state");
+    expect(lost).toMatchObject([6050, { state: { name: "reconnecting", to: null } }]);
+  });
+
+  describe("with edges in several regions", () => {
+    const both = () => make({}, [SF, TOKYO]);
+
+    it("begins at the nearest that opens", () => {
+      const connection = both();
+      expect(opens(connection.connect(0))).toEqual(["sf"]);
+      const [close, open] = connection.lost(5);
+      expect([close, open]).toEqual([{ do: "close" }, { do: "open", edge: TOKYO }]);
+      expect(states(connection.lost(9))).toMatchObject([{ name: "ended", reason: "unreachable" }]);
+    });
+
+    it("waits no longer than a second for an edge that does not answer", () => {
+      const connection = both();
+      connection.connect(0);
+      expect(ticks(connection, 50, 950)).toEqual([]);
+      expect(opens(connection.tick(1000))).toEqual(["tokyo"]);
+    });
+
+    it("comes back where it was if that opens in time", () => {
+      const connection = live(both());
+      expect(connection.lost(1000)).toMatchObject([
+        { do: "close" },
+        { do: "state", state: { name: "reconnecting", attempt: 1, to: null } },
+        { do: "retry", inMs: 100 },
+      ]);
+      expect(opens(connection.retry(1100))).toEqual(["sf"]);
+      expect(ticks(connection, 1150, 1350)).toEqual([]);
+      expect(sent(connection.opened(1390))[0]).toMatchObject({ resume: "token-1" });
+    });
+
+    it("resumes at the next one if it is refused, or is silent for 300 ms", () => {
+      const connection = live(both());
+      connection.lost(1000);
+      connection.retry(1100);
+      const [, state, open] = connection.lost(1101);
+      expect(state).toMatchObject({ state: { attempt: 2, to: "tokyo" } });
+      expect(open).toEqual({ do: "open", edge: TOKYO });
+      expect(sent(connection.opened(1400))[0]).toMatchObject({ resume: "token-1" });
+      connection.received(JSON.stringify({ ...LIVE, resume: "token-2" }), 1450);
+      expect(connection.edge).toBe(TOKYO);
+
+      connection.lost(5000);
+      connection.retry(5100);
+      const hop = ticks(connection, 5150, 5600).find(([, { do: what }]) => what === "open");
+      expect(hop).toMatchObject([5550, { edge: SF }]); // four round trips of 110 ms
+      expect(sent(connection.opened(5600))[0]).toMatchObject({ resume: "token-2" });
+    });
+
+    it("finds a dead region out, and is at the next one, in a second and a half", () => {
+      const connection = live(both());
+      for (let now = 50; now <= 1000; now += 50) {
+        connection.sentAudio(now);
+        connection.heardAudio(now);
+        connection.tick(now);
+      }
+      const seen: [number, Action][] = [];
+      for (let now = 1050; now <= 2700; now += 50) {
+        connection.sentAudio(now);
+        for (const action of connection.tick(now)) seen.push([now, action]);
+      }
+      const tried = seen.flatMap(([at, a]) => (a.do === "open" ? [[at, a.edge.region]] : []));
+      expect(tried).toEqual([
+        [2250, "sf"],
+        [2550, "tokyo"],
+      ]);
+    });
+
+    it("backs off once a round", () => {
+      const connection = live(both());
+      const waits: (number | string)[] = [];
+      for (let k = 0; k < 6; k++) {
+        for (const action of connection.lost(1000 + k)) {
+          if (action.do === "retry") waits.push(action.inMs);
+          if (action.do === "open") waits.push(action.edge.region);
+        }
+      }
+      expect(waits).toEqual([100, "tokyo", 400, "tokyo", 800, "tokyo"]);
+    });
+
+    it("goes on at once where the edge has said that it goes", () => {
+      const connection = live(both());
+      const shutdown = wire({ type: "ended", reason: "shutdown", lead_s: 1, understudy_s: 0 });
+      expect(states(connection.received(shutdown, 1000))).toMatchObject([{ to: "tokyo" }]);
+      expect(opens(connection.retry(1100))).toEqual(["tokyo"]);
+    });
+
+    it("tries another edge where one is overloaded, but not where the session is refused", () => {
+      const connection = both();
+      connection.connect(0);
+      connection.opened(5);
+      connection.received(refusal("overloaded"), 6);
+      expect(opens(connection.lost(7))).toEqual(["tokyo"]);
+      connection.opened(120);
+      connection.received(refusal("already_live"), 130);
+      expect(states(connection.lost(131))).toMatchObject([
+        { name: "ended", error: { code: "already_live" } },
+      ]);
+    });
+
+    it("does not race round the edges while lines are lost at once", () => {
+      const connection = live(both());
+      connection.lost(1000);
+      connection.retry(1100);
+      connection.opened(1110);
+      connection.received(JSON.stringify(LIVE), 1120);
+      expect(opens(connection.lost(1130))).toEqual(["tokyo"]);
+    });
+  });
+
+  it("keeps a line that is only slow, and judges it more slowly after a false alarm", () => {
+    const connection = live(make({}, [SF, TOKYO]));
+    const silence = (from: number, to: number) => {
+      const lost: number[] = [];
+      for (let now = from; now <= to; now += 50) {
+        connection.sentAudio(now);
+        if (connection.tick(now).some(({ do: what }) => what === "close")) lost.push(now);
+        if (lost.length > 0) break;
+      }
+      return lost;
+    };
+    for (let now = 50; now < 1000; now += 50) {
+      connection.heardAudio(now);
+      connection.tick(now);
+    }
+    expect(silence(1000, 4000)).toEqual([2200]);
+    connection.opened(2250); // the same edge, at once: it had been there all along
+    connection.received(JSON.stringify(LIVE), 2260);
+    connection.heardAudio(2280);
+    expect(silence(2300, 6000)).toEqual([4700]);
   });
 });

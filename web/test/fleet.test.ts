@@ -68,6 +68,7 @@ const ANSWER = {
   minutes: { lead_today_s: 1000, understudy_today_s: 12 },
   limits: { max_nodes: 4, budget_per_h: null, patience: 7 },
   failures: [{ model: "teto", revision: "ff00", reason: "ModuleNotFoundError: …" }],
+  private: false,
 };
 const fleet = (change: object = {}): Fleet => parseFleet({ ...ANSWER, ...change });
 const move = (seq: number, change: object = {}): Move =>
@@ -230,10 +231,15 @@ describe("Poller", () => {
     let hidden = false;
     const poller = new Poller({
       url: "/v1/fleet",
-      fetch: async () => answer(),
+      fetch: async (_, init) => {
+        expect(init.headers).toEqual({ authorization: "Bearer k" });
+        return answer();
+      },
+      headers: () => ({ authorization: "Bearer k" }),
       hidden: () => hidden,
       onFleet: (f) => seen.push(`fleet ${f.waiting}`),
       onTrouble: (sentence) => seen.push(sentence),
+      onWrongKey: (sentence) => seen.push(`wrong key: ${sentence}`),
     });
     const hide = (value: boolean) => {
       hidden = value;
@@ -280,6 +286,14 @@ describe("Poller", () => {
     await poller.poll();
     poller.stop();
     expect(seen).toEqual([error.message]);
+  });
+
+  it("tells of a wrong key", async () => {
+    const error = { code: "bad_token", message: "This is not the admin key.", retryable: false };
+    const { poller, seen } = make(() => Response.json({ error }, { status: 401 }));
+    await poller.poll();
+    poller.stop();
+    expect(seen).toEqual([`wrong key: ${error.message}`, error.message]);
   });
 
   it("takes other failures for no answer, and says where an answer is wrong", async () => {

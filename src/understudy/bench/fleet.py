@@ -31,8 +31,9 @@ from understudy.core.fleet import EdgeRow, SessionRow, Worker
 from understudy.core.ledger import Role
 from understudy.core.policy_view import Plan, Rules, View
 from understudy.edge.api import build_app
+from understudy.edge.door import Door
 from understudy.edge.edge import Edge
-from understudy.edge.gate import Gate, HostCheck, listen
+from understudy.edge.gate import Gate, listen
 from understudy.edge.overview import Overview
 from understudy.providers.local import LocalProvider
 from understudy.resample import SoxrResampler
@@ -222,9 +223,9 @@ async def _play(visits: Sequence[Visit], folder: Path, say: Callable[[str], None
             row=EdgeRow(f"edge-{region}", region, f"http://127.0.0.1:{sock.getsockname()[1]}"),
         )
         await edge.open()
-        check = HostCheck("127.0.0.1")
+        door = Door("127.0.0.1", clock)
         overview = Overview(edge, clock, lambda: ())
-        gate = Gate(sock, edge, build_app(edge, overview, check), check, clock)
+        gate = Gate(sock, edge, build_app(edge, overview, door), door, clock)
         provider.urls[region] = f"ws://127.0.0.1:{gate.port}/v1/link"
         urls[region] = f"http://127.0.0.1:{gate.port}"
         edges[region] = edge

@@ -9,13 +9,17 @@ UnderstudyError
 │   ├── BadSampleRate      bad_sample_rate
 │   ├── BadParams          bad_params
 │   ├── BadToken           bad_token
+│   │   └── Forged         bad_token, too: nobody who has the keys made it
 │   └── MessageTooBig      message_too_big
 ├── Busy                   nobody's fault; trying again may help
 │   ├── StartTimeout       start_timeout
 │   ├── AlreadyLive        already_live
-│   └── Overloaded         overloaded
+│   ├── Overloaded         overloaded
+│   │   └── TooMany        overloaded, too: by this one address or user
+│   └── NoCapacity         no_capacity: no machine is to be had; users never see it
 ├── ServerError            ours
 │   ├── ModelFailed        model_failed
+│   ├── ProviderFailed     provider_failed: who lends machines does not answer, or refuses
 │   └── Internal           internal
 │       └── StoreAway      internal, too: nothing that a client would tell apart
 ├── ConfigError            bad_config: understudy.toml or the command line
@@ -74,6 +78,10 @@ class BadToken(ClientError):
     http_status = 401
 
 
+class Forged(BadToken):
+    """No key of ours made it, or not for this: somebody may be trying keys."""
+
+
 class MessageTooBig(ClientError):
     code = "message_too_big"
     close_code = 1009
@@ -108,12 +116,33 @@ class Overloaded(Busy):
     http_status = 503
 
 
+class TooMany(Overloaded):
+    """One address, or one user, asks for more than its share; `wait_s` until there is some."""
+
+    http_status = 429
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class NoCapacity(Busy):
+    """A provider has no machine of the kind asked for, or its quota is used up."""
+
+    code = "no_capacity"
+    http_status = 503
+
+
 class ServerError(UnderstudyError):
     retryable = True
 
 
 class ModelFailed(ServerError):
     code = "model_failed"
+
+
+class ProviderFailed(ServerError):
+    code = "provider_failed"
 
 
 class Internal(ServerError):

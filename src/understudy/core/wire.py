@@ -137,6 +137,8 @@ def _string(raw: Mapping[str, Any], name: str) -> str:
         value.encode()
     except UnicodeEncodeError:  # JSON may hold half a surrogate pair; no store takes that
         raise BadMessage(f"{name} is no valid Unicode") from None
+    if "\0" in value:  # nor does PostgreSQL take this
+        raise BadMessage(f"{name} has a NUL character in it")
     return value
 
 

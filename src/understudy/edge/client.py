@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 AHEAD_S: Final = 1.0  # how far a client may run ahead of the pace of speech
 PACE: Final = 1.02  # refill a little faster than real time: clocks differ
 MAX_UNSENT_BYTES: Final = 1024 * 1024
+TEXTS_PER_S: Final = 100.0  # a slider makes fewer; so many at once, too
+MAX_EARLY_TEXTS: Final = 100
 
 
 class Admitting(Protocol):
@@ -52,15 +54,18 @@ class ClientConnection(Peer):
         self._session: Session | None = None
         self._admission: asyncio.Task[None] | None = None
         self._early: list[bytes | wire.ClientMessage] = []  # came while `start` was worked on
+        self._early_texts = 0
         self._max_audio_bytes = 0
         self._bytes_per_s = 0
         self._since_s = clock.now()
         self._taken_s = 0.0  # seconds of audio taken since `_since_s`
+        self._texts_s = self._since_s  # when the texts so far would have come at their pace
         self._paused = False
 
     # picows's side
 
     def on_text(self, text: str) -> None:
+        self._pace_text()
         message = wire.decode_client(text)
         if isinstance(message, wire.Ping):
             self.send_event(wire.Pong(self.id, message.id))
@@ -74,6 +79,9 @@ class ClientConnection(Peer):
         elif self._admission is None:
             raise BadMessage("the first message of a stream is start")
         elif self._session is None:
+            self._early_texts += 1
+            if self._early_texts > MAX_EARLY_TEXTS:
+                raise BadMessage("wait for live before more messages are sent")
             self._early.append(message)
         else:
             self._command(self._session, message)
@@ -124,7 +132,15 @@ class ClientConnection(Peer):
         passed_s = (now - self._since_s) * PACE
         if self._taken_s < passed_s:  # what was not sent in time is no credit for later
             self._since_s, self._taken_s = now, 0.0
-        ahead_s = self._taken_s - passed_s - AHEAD_S
+        self._hold(self._taken_s - passed_s - AHEAD_S)
+
+    def _pace_text(self) -> None:
+        """Holds a client that says more than anybody has to say."""
+        now = self._clock.now()
+        self._texts_s = max(self._texts_s, now) + 1 / TEXTS_PER_S
+        self._hold(self._texts_s - now - AHEAD_S)
+
+    def _hold(self, ahead_s: float) -> None:
         if ahead_s > 0 and not self._paused and self.transport is not None:
             self._paused = True
             self.transport.underlying_transport.pause_reading()
@@ -139,11 +155,13 @@ class ClientConnection(Peer):
         try:
             session = await self._edge.admit(self, start)
         except UnderstudyError as error:
+            if self.visit is not None:
+                self.visit.erred(error)
             self.refuse(error)
             return
-        except Exception as error:
+        except Exception:
             log.exception("session %s could not start", self.id)
-            self.refuse(Internal(f"the session could not start: {error!r}"))
+            self.refuse(Internal("the session could not start; the server's log says why"))
             return
         self.id = session.id
         self._session = session

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
+import math
+import resource
 import socket
 from email.utils import formatdate
+from functools import partial
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import uvicorn
 from picows import (
@@ -26,41 +27,26 @@ from picows import (
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # it is not in picows's stubs
 from starlette.applications import Starlette
 
-from understudy.core.errors import ConfigError, Overloaded
+from understudy.core.errors import ConfigError, LinkError, Overloaded, TooMany
+from understudy.edge.door import MOST_INSIDE, Door, Visit
 from understudy.edge.edge import Edge
+from understudy.edge.http1 import Http, plain
+from understudy.edge.websocket import Peer
 from understudy.seams import Clock
 
 log = logging.getLogger(__name__)
 
-FIRST_BYTES_S: Final = 10.0
+FIRST_BYTES_S: Final = 5.0
 HANDSHAKE_S: Final = 5.0
-MAX_FRAME_BYTES: Final = 32 * 1024 * 1024  # larger ones are cut before they are read
+HELLO_S: Final = 5.0  # for who dials in as a worker to say who it is
+MAX_STRANGER_BYTES: Final = 64 * 1024  # ... and as much as that may take
+# Larger ones are cut before they are read.
+MAX_FRAME_BYTES: Final = 128 * 1024
+MAX_LINK_FRAME_BYTES: Final = 16 * 1024 * 1024
 PING_S: Final = 10.0
+OWN_DESCRIPTORS: Final = 256  # for the store, workers' pipes, files, and one to say no with
 _STREAM: Final = b"GET /v1/stream"
 _LINK: Final = b"GET /v1/link"
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-class HostCheck:
-    """Refuses what a web page of another site could make a browser send (CSRF, DNS rebinding)."""
-
-    def __init__(self, host: str) -> None:
-        self._only_loopback = is_loopback(host)
-
-    def refusal(self, host: str | None, origin: str | None) -> str | None:
-        """Why a request with these headers is refused, or None."""
-        name = urlsplit(f"//{host or ''}").hostname
-        if self._only_loopback and not is_loopback(name or ""):
-            return "this server answers on localhost only; open http://127.0.0.1 and its port"
-        if origin and origin != "null" and urlsplit(origin).netloc != host:
-            return "pages of other sites may not connect; serve the page from this server"
-        return "pages without an origin may not connect" if origin == "null" else None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -81,18 +67,50 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
+class _Stream(WSProtocol):  # type: ignore[misc]  # it is not in picows's stubs
+    """picows's protocol of one connection, which tells when that is over."""
+
+    visit: Visit
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.visit.leave()
+        super().connection_lost(exc)
+
+
+class _Link(_Stream):
+    """A worker's, perhaps: until it has said who it is, little is kept of what it sends."""
+
+    _bytes = 0
+
+    def buffer_updated(self, nbytes: int) -> None:
+        peer = self.listener
+        if isinstance(peer, Peer) and not peer.introduced:
+            self._bytes += nbytes
+            if self._bytes > MAX_STRANGER_BYTES:
+                self.visit.erred(LinkError("it sends much and says no hello"))
+                self.transport.underlying_transport.abort()
+                return
+        super().buffer_updated(nbytes)
+
+
 class Gate:
     """Accepts connections on the public port for as long as `run` runs."""
 
     def __init__(
-        self, sock: socket.socket, edge: Edge, app: Starlette, check: HostCheck, clock: Clock
+        self, sock: socket.socket, edge: Edge, app: Starlette, door: Door, clock: Clock
     ) -> None:
         self._clock = clock
         self._sock = sock
         self._edge = edge
-        self._check = check
+        self._door = door
+        door.most = min(door.most, _descriptors() - OWN_DESCRIPTORS)
         self._config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", ws="none", http="httptools"
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,  # whom to believe is the door's to say
         )
         self._config.load()
         self._server_state = uvicorn.server.ServerState()
@@ -106,15 +124,24 @@ class Gate:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         ticker = loop.create_task(self._http_ticks())
+        failing = False
         try:
             while True:
                 try:
-                    connection, _ = await loop.sock_accept(self._sock)
+                    connection, peer = await loop.sock_accept(self._sock)
+                    failing = False
                 except OSError as error:  # out of file descriptors: serve those we have
-                    log.error("cannot accept a connection: %s", error)
+                    if not failing:
+                        log.error("cannot accept connections: %s", error)
+                    failing = True
                     await self._clock.sleep(0.1)
                     continue
-                task = loop.create_task(self._hand_on(connection))
+                try:
+                    visit = self._door.enter(peer[0])
+                except TooMany as error:
+                    _turn_away(connection, error)
+                    continue
+                task = loop.create_task(self._hand_on(connection, visit))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
         finally:
@@ -130,7 +157,7 @@ class Gate:
             self._server_state.default_headers = [(b"date", date)]
             await self._clock.sleep(1)
 
-    async def _hand_on(self, connection: socket.socket) -> None:
+    async def _hand_on(self, connection: socket.socket, visit: Visit) -> None:
         loop = asyncio.get_running_loop()
         try:
             connection.setblocking(False)
@@ -138,28 +165,34 @@ class Gate:
             first = await asyncio.wait_for(_peek(connection, self._clock), FIRST_BYTES_S)
             if not first:
                 connection.close()
+                visit.leave()
                 return
-            streaming = first.startswith((_STREAM, _LINK))
-            await loop.connect_accepted_socket(
-                self._websocket if streaming else self._http, connection
-            )
+            protocol = self._http
+            if first.startswith(_STREAM):
+                protocol = self._stream
+            elif first.startswith(_LINK):
+                protocol = self._link
+            await loop.connect_accepted_socket(partial(protocol, visit), connection)
         except (OSError, TimeoutError):
             connection.close()
+            visit.leave()
 
-    def _http(self) -> asyncio.Protocol:
-        protocol_class: Any = self._config.http_protocol_class
-        protocol: asyncio.Protocol = protocol_class(
-            config=self._config, server_state=self._server_state, app_state={}
-        )
-        return protocol
+    def _http(self, visit: Visit) -> asyncio.BaseProtocol:
+        return Http(visit, config=self._config, server_state=self._server_state, app_state={})
 
-    def _websocket(self) -> asyncio.Protocol:
+    def _stream(self, visit: Visit) -> asyncio.BaseProtocol:
+        return self._websocket(_Stream, visit, MAX_FRAME_BYTES)
+
+    def _link(self, visit: Visit) -> asyncio.BaseProtocol:
+        return self._websocket(_Link, visit, MAX_LINK_FRAME_BYTES)
+
+    def _websocket(self, kind: type[_Stream], visit: Visit, most: int) -> asyncio.BaseProtocol:
         # What picows's ws_create_server passes to loop.create_server.
-        protocol: asyncio.Protocol = WSProtocol(
+        protocol: Any = kind(
             None,
             None,
             False,
-            self._route,
+            partial(self._route, visit),
             logging.getLogger("picows.server"),
             True,
             HANDSHAKE_S,
@@ -168,32 +201,82 @@ class Gate:
             PING_S,
             WSAutoPingStrategy.PING_WHEN_IDLE,
             True,
-            MAX_FRAME_BYTES,
+            most,
             None,
             16 * 1024,
         )
-        return protocol
+        protocol.visit = visit
+        return protocol  # type: ignore[no-any-return]
 
-    def _route(self, request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
+    def _route(
+        self, visit: Visit, request: WSUpgradeRequest
+    ) -> WSListener | WSUpgradeResponseWithListener:
         headers = request.headers
-        if reason := self._check.refusal(headers.get("Host"), headers.get("Origin")):
-            return _refusal(403, reason)
-        if headers.get("Upgrade", "").lower() != "websocket":
-            return _refusal(426, "this address speaks WebSocket; see docs/protocol.md")
         path = request.path.split(b"?")[0]
-        if path == b"/v1/link":
-            return self._edge.new_link()
-        if path != b"/v1/stream":
-            return _refusal(404, "there is no such address")
+        origin = headers.get("Origin")
         try:
+            self._door.connect(visit, headers.getall("X-Forwarded-For", ()))
+            # A worker knows us by any name, but is no page.
+            if (path != b"/v1/link" or origin) and (
+                reason := self._door.hosts.refusal(headers.get("Host"), origin)
+            ):
+                return _refusal(403, reason)
+            if headers.get("Upgrade", "").lower() != "websocket":
+                return _refusal(426, "this address speaks WebSocket; see docs/protocol.md")
+            if path == b"/v1/link":
+                return self._new_link(visit)
+            if path != b"/v1/stream":
+                return _refusal(404, "there is no such address")
             self._edge.check_room()
+        except TooMany as error:
+            return _refusal(429, error.message, {"Retry-After": _seconds(error)})
         except Overloaded as error:
             return _refusal(503, error.message)
-        return self._edge.new_client()
+        client = self._edge.new_client()
+        client.visit = visit
+        return client
+
+    def _new_link(self, visit: Visit) -> WSListener:
+        link = self._edge.new_link()
+        link.visit = visit
+        asyncio.get_running_loop().call_later(HELLO_S, _expect_hello, link)
+        return link
 
 
-def _refusal(status: int, reason: str) -> WSUpgradeResponseWithListener:
-    response = WSUpgradeResponse.create_error_response(status, reason.encode() + b"\n")
+def _descriptors() -> int:
+    """How many files and sockets this process may have open, once it has asked for all it can."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_INSIDE + OWN_DESCRIPTORS
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(ValueError, OSError):  # macOS allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else max(soft, 2 * OWN_DESCRIPTORS)
+
+
+def _expect_hello(link: Peer) -> None:
+    if not link.introduced:
+        link.refuse(LinkError(f"it said no hello within {HELLO_S:.0f} s"))
+
+
+def _seconds(error: TooMany) -> str:
+    return str(math.ceil(error.wait_s))
+
+
+def _turn_away(connection: socket.socket, error: TooMany) -> None:
+    """Answers whatever was asked, be it HTTP or an upgrade, without waiting for it."""
+    with connection, contextlib.suppress(OSError):
+        connection.setblocking(False)
+        connection.send(plain(429, error.message, f"retry-after: {_seconds(error)}"))
+        connection.recv(16 * 1024)  # closed over unread bytes, it would take the answer along
+
+
+def _refusal(
+    status: int, reason: str, headers: dict[str, str] | None = None
+) -> WSUpgradeResponseWithListener:
+    body = reason.encode() + b"\n"
+    response = WSUpgradeResponse.create_error_response(status, body, headers)
     return WSUpgradeResponseWithListener(response, None)
 
 

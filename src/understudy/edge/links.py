@@ -77,6 +77,10 @@ class WorkerLink(Peer):
         self.busy_s = 0.0  # the worker has spent in steps, by its own count
         self.heard_s = clock.now()
 
+    @property
+    def introduced(self) -> bool:
+        return self.worker.id != ""
+
     # sessions
 
     def open(
@@ -130,7 +134,7 @@ class WorkerLink(Peer):
         self.heard_s = self._clock.now()
         try:
             self._hear(json.loads(text))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise LinkError(f"a message that makes no sense: {error!r}") from None
 
     def _hear(self, message: Mapping[str, Any]) -> None:

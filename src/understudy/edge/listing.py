@@ -14,7 +14,11 @@ from understudy.edge.edge import Edge
 DEFAULT_RATE_HZ: Final = 24_000  # recommended for a model that takes any rate
 
 
-def voices(edge: Edge) -> list[dict[str, Any]]:
+UNSAID: Final = "the server's log says why"  # in place of reasons, which may tell of its insides
+
+
+def voices(edge: Edge, *, reasons: bool = True) -> list[dict[str, Any]]:
+    """`reasons`: with why a revision does not load."""
     return [
         describe(voice.name, edge.config(), edge.card(voice.model))
         | {
@@ -25,7 +29,7 @@ def voices(edge: Edge) -> list[dict[str, Any]]:
                 if worker.model == voice.model
             ),
             "failures": {
-                revision: reason
+                revision: reason if reasons else UNSAID
                 for (model, revision), reason in edge.failures.items()
                 if model == voice.model
             },

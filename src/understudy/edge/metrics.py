@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,9 +19,10 @@ from understudy.edge.overview import Overview
 class FleetCollector(Collector):
     """No user's name and no session's id is a label: those belong into the log."""
 
-    def __init__(self, edge: Edge, overview: Overview) -> None:
+    def __init__(self, edge: Edge, overview: Overview, refused: Mapping[str, int]) -> None:
         self._edge = edge
         self._overview = overview
+        self._refused = refused
 
     def collect(self) -> Iterator[Metric]:
         yield from self._sessions()
@@ -42,6 +43,12 @@ class FleetCollector(Collector):
         for why, count in edge.move_counts.items():
             moves.add_metric([why], count)
         yield moves
+        refused = CounterMetricFamily(
+            "understudy_refused", "Turned away at the door.", labels=["why"]
+        )
+        for why, count in self._refused.items():
+            refused.add_metric([why], count)
+        yield refused
         yield GaugeMetricFamily(
             "understudy_ledger_behind", "Intervals not yet written.", value=edge.unwritten
         )
@@ -110,7 +117,8 @@ class FleetCollector(Collector):
         yield busy
 
 
-def exposition(edge: Edge, overview: Overview) -> bytes:
+def exposition(edge: Edge, overview: Overview, refused: Mapping[str, int]) -> bytes:
+    """`refused`: how often the door turned somebody away, by why."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(FleetCollector(edge, overview))
+    registry.register(FleetCollector(edge, overview, refused))
     return generate_latest(registry)

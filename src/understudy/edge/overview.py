@@ -12,6 +12,7 @@ from understudy.core.ledger import Role
 from understudy.core.pools import DEFAULT_BOOT_S, last_seats
 from understudy.core.wire import Loading, Queued
 from understudy.edge.edge import Edge
+from understudy.edge.listing import UNSAID
 from understudy.edge.session import Session
 from understudy.seams import Clock
 
@@ -168,7 +169,7 @@ class Overview:
             {
                 "model": model,
                 "revision": revision,
-                "reason": reason if reasons else "the server's log says why",
+                "reason": reason if reasons else UNSAID,
             }
             for (model, revision), reason in {**found, **self._edge.failures}.items()
         ]

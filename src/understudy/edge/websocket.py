@@ -9,10 +9,12 @@ from typing import Final
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
 from understudy.core.errors import BadJson, BadMessage, Internal, MessageTooBig, UnderstudyError
+from understudy.edge.door import Visit
 
 log = logging.getLogger(__name__)
 
 CLOSE_WAIT_S: Final = 2.0  # for the peer's half of the closing handshake
+FRAGMENT_BYTES: Final = 64  # what keeping one costs besides its payload, which may be empty
 # Bound once, for every frame passes here: a member looked up on its enum costs a call.
 _BINARY: Final = WSMsgType.BINARY
 _TEXT: Final = WSMsgType.TEXT
@@ -25,9 +27,16 @@ class Peer(WSListener):
 
     def __init__(self) -> None:
         self.transport: WSTransport | None = None
+        self.visit: Visit | None = None  # where it comes from; the gate says so
         self._parts: list[bytes] = []  # of a fragmented message (RFC 6455, section 5.4)
+        self._parts_bytes = 0
         self._parts_type: WSMsgType | None = None
         self._closing = False
+
+    @property
+    def introduced(self) -> bool:
+        """Whether it has shown who it is, where that is asked first of all."""
+        return True
 
     def on_text(self, text: str) -> None:
         raise NotImplementedError
@@ -66,10 +75,12 @@ class Peer(WSListener):
             elif kind in (_BINARY, _TEXT, WSMsgType.CONTINUATION):
                 self._fragment(frame)
         except UnderstudyError as error:
+            if self.visit is not None and not self.introduced:
+                self.visit.erred(error)
             self.refuse(error)
-        except Exception as error:
+        except Exception:
             log.exception("a message could not be handled")
-            self.refuse(Internal(f"the server failed on this message: {error!r}"))
+            self.refuse(Internal("a bug on the server's side; see its log"))
 
     def _fragment(self, frame: WSFrame) -> None:
         if frame.msg_type != WSMsgType.CONTINUATION:
@@ -78,12 +89,14 @@ class Peer(WSListener):
             self._parts_type = frame.msg_type
         elif self._parts_type is None:
             raise BadMessage("a continuation came with nothing to continue")
-        self._parts.append(frame.get_payload_as_bytes())
-        if sum(map(len, self._parts)) > self.max_message_bytes:
+        part = frame.get_payload_as_bytes()
+        self._parts.append(part)
+        self._parts_bytes += len(part) + FRAGMENT_BYTES
+        if self._parts_bytes > self.max_message_bytes:
             raise MessageTooBig(f"a message may have at most {self.max_message_bytes} bytes")
         if frame.fin:
             data, kind = b"".join(self._parts), self._parts_type
-            self._parts, self._parts_type = [], None
+            self._parts, self._parts_bytes, self._parts_type = [], 0, None
             if kind == _BINARY:
                 self.on_audio(data)
             else:

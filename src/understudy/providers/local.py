@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import secrets
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -14,6 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from understudy.core.fleet import Node
+from understudy.environment import environment
 
 STOP_S: Final = 3.0  # between asking a worker to leave and killing it
 
@@ -28,32 +28,37 @@ class LocalProvider:
 
     name = "local"
 
-    def __init__(self, spec_json: Callable[[str, str], str]) -> None:
-        """`spec_json(model, revision)` is what a worker reads from its standard input."""
+    def __init__(
+        self,
+        spec_json: Callable[[str, str], str],
+        sign: Callable[[str], str] = lambda node: secrets.token_hex(16),
+    ) -> None:
+        """`spec_json(model, revision)` is what a worker reads from its standard input, after
+        `sign(node)`: what it shows to an edge, to be let in."""
         self._spec_json = spec_json
+        self._sign = sign
         self._processes: dict[str, tuple[Node, Process]] = {}
         self._secrets: dict[str, str] = {}
         self.urls: dict[str, str] = {}  # region -> of the edge to dial, once it listens
 
     def admits(self, node: str, secret: str) -> bool:
         """Whether a worker that dials in is one that we started."""
-        return secrets.compare_digest(self._secrets.get(node, ""), secret) and secret != ""
+        known = self._secrets.get(node, "")
+        same = secrets.compare_digest(known.encode(), secret.encode(errors="replace"))
+        return same and known != ""
 
     async def start(self, node: Node) -> None:
         spec = self._spec_json(node.model, node.revision)
         asked_at = asyncio.get_running_loop().time()  # monotonic, for every process of this machine
         spec = json.dumps({**json.loads(spec), "asked_at": asked_at})
-        secret = self._secrets[node.id] = secrets.token_hex(16)
+        secret = self._secrets[node.id] = self._sign(node.id)
         # One thread a worker: two cores serve many workers, and small transforms do not gain.
-        # And none of our own settings: the store's address and the secret are no model's business.
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("UNDERSTUDY_")}
-        environment = {**inherited, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "understudy.worker", "--url", self.urls[node.region]),
             *("--node", node.id, "--region", node.region),
             stdin=PIPE,
             stdout=DEVNULL,
-            env=environment,
+            env=environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
             start_new_session=True,
         )
         self._processes[node.id] = (node, process)

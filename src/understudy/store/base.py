@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 from understudy.core.fleet import (
@@ -20,7 +22,7 @@ from understudy.core.fleet import (
 )
 from understudy.core.ledger import Interval, Role
 from understudy.core.wire import Card
-from understudy.store import transactions
+from understudy.store import bundles, transactions
 from understudy.store.transactions import Kind, Transaction
 
 P = ParamSpec("P")
@@ -109,6 +111,26 @@ class SqlStore(ABC):
 
     async def fail(self, model: str, revision: str, reason: str) -> None:
         await self._run(Kind.EACH, transactions.fail, model, revision, reason)
+
+    async def save_bundle(self, revision: str, parts: Iterable[bytes]) -> None:
+        size, digest, number = 0, hashlib.sha256(), 0
+        waiting = iter(parts)
+        while (part := await asyncio.to_thread(next, waiting, None)) is not None:
+            number += 1
+            await self._run(Kind.EACH, bundles.save_part, revision, number, part)
+            size += len(part)
+            digest.update(part)
+        end = bundles.Manifest(number, size, digest.hexdigest())
+        await self._run(Kind.EACH, bundles.finish, revision, end)
+
+    async def bundle_size(self, revision: str) -> int | None:
+        manifest = await self._run(Kind.READ, bundles.manifest, revision)
+        return None if manifest is None else manifest.size
+
+    async def bundle(self, revision: str) -> AsyncIterator[bytes]:
+        manifest = await self._run(Kind.READ, bundles.manifest, revision)
+        for number in range(1, manifest.parts + 1 if manifest else 1):
+            yield await self._run(Kind.READ, bundles.part, revision, number)
 
     async def meter(self, intervals: Sequence[Interval]) -> None:
         await self._run(Kind.EACH, transactions.meter, intervals)

@@ -18,6 +18,15 @@ CREATE TABLE deployments (
     PRIMARY KEY (model, at_s)
 );
 
+-- The files of each deployed bundle, as one archive in parts, so that any edge can hand them out.
+-- Part 0 comes last and says what the others are (JSON): without it the bundle is not whole.
+CREATE TABLE bundles (
+    revision TEXT NOT NULL,
+    part     INTEGER NOT NULL,
+    data     BYTEA NOT NULL,            -- (SQLite keeps bytes as they are, whatever the type)
+    PRIMARY KEY (revision, part)
+);
+
 -- Every worker there ever was: what is paid for. An id is its node's.
 CREATE TABLE workers (
     id          TEXT PRIMARY KEY,

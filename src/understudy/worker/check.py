@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from understudy.core.errors import ModelFailed
 from understudy.core.wire import Card, Spread
+from understudy.environment import environment
 from understudy.worker.bundle_path import add_path
 from understudy.worker.declared import Refused, located
 from understudy.worker.trial import try_out
@@ -63,7 +64,7 @@ async def check(spec: Mapping[str, Any], path: Path | None, timeout_s: float = 1
             *_command(scratch, path),
             stdin=PIPE,
             stdout=PIPE,
-            env={**os.environ, **_ENVIRONMENT},
+            env=environment(**_ENVIRONMENT),
             start_new_session=True,
             limit=LINE_BYTES,
         )

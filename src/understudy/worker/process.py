@@ -8,14 +8,13 @@ import os
 import random
 import signal
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from picows import ws_connect
 
-from understudy.bundle_files import verify
 from understudy.seams import Clock
 from understudy.worker.bundle_path import add_path
+from understudy.worker.fetch import Source, fetch
 from understudy.worker.link import Link
 from understudy.worker.loading import build_model
 from understudy.worker.performance import Performance
@@ -45,9 +44,8 @@ async def run(
     loop.add_signal_handler(signal.SIGTERM, performance.leave)
     dialling = loop.create_task(_Dialling(performance, urls, clock).run())
     try:
-        if spec.get("path"):
-            await asyncio.to_thread(verify, Path(spec["path"]), spec["revision"])
-            add_path(spec["path"])
+        if spec.get("bundle"):
+            add_path(await fetch(spec, Source(urls[0], node, secret), clock))
         model = build_model(spec["engine"], spec["slots"], spec["options"])
         # In a thread: a load may take many seconds, and the links have to stay alive meanwhile.
         await asyncio.to_thread(model.load, spec.get("device", "cpu"))

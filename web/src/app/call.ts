@@ -55,6 +55,7 @@ export class Call {
     if (this.recording) session.startRecording();
     session.on("state", (event) => this.follow(session, event.state, voice));
     for (const type of [
+      "region",
       "usage",
       "latency",
       "levels",

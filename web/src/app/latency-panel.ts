@@ -1,7 +1,14 @@
 // Mouth to ear in its parts: a stacked bar and a table.
-import { LATENCY_PARTS, type Latency, type PlayoutStats, type Quantiles } from "../sdk/index.ts";
+import {
+  LATENCY_PARTS,
+  type Latency,
+  type PlayoutStats,
+  type Quantiles,
+  type Regions,
+} from "../sdk/index.ts";
 import { byId, create, setText } from "./dom.ts";
 import { save, settings } from "./settings.ts";
+import { place, places } from "./words.ts";
 
 const MEANINGS: Readonly<Record<(typeof LATENCY_PARTS)[number], string>> = {
   capture: "the microphone's own delay, and filling a frame",
@@ -58,6 +65,13 @@ export class LatencyPanel {
     this.fill({ p50: byId("total-p50"), p95: byId("total-p95") }, latency.total);
     this.fill({ p50: byId("line-p50"), p95: byId("line-p95") }, latency.line);
     setText(byId("latency-health"), health(playout));
+  }
+
+  /** Null: no session. */
+  showRegion(regions: Regions | null): void {
+    const element = byId("region");
+    setText(element, regions === null ? "" : place(regions));
+    element.title = regions === null ? "" : places(regions);
   }
 
   private fill(cells: { p50: HTMLElement; p95: HTMLElement }, q: Quantiles | null): void {

@@ -64,6 +64,7 @@ function onState(state: SessionState, voice: Voice): void {
   if (state.name !== "ended") return;
   scope.stop();
   meters.reset();
+  latency.showRegion(null);
   showRecording();
   void loadVoices();
   void today.load(settings.user);
@@ -81,6 +82,9 @@ function onEvent(event: SessionEvent, voice: Voice): void {
     case "levels":
       scope.push(event.input, event.output);
       meters.push(event.input, event.output);
+      break;
+    case "region":
+      latency.showRegion(event.regions);
       break;
     case "usage":
       stage.use(event.usage);

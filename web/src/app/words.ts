@@ -1,5 +1,5 @@
 // The state of a session in words. Pure.
-import type { Coming, SessionState, Usage } from "../sdk/index.ts";
+import type { Coming, Regions, SessionState, Usage } from "../sdk/index.ts";
 
 /** What the lamp and the stage look like. */
 export type Tone = "idle" | "busy" | "live" | "cover" | "trouble";
@@ -88,7 +88,7 @@ export function words(state: SessionState, voiceTitle: string): Words {
           };
     case "reconnecting":
       return {
-        title: "Reconnecting",
+        title: state.to === null ? "Reconnecting" : `Reconnecting… to ${state.to}`,
         detail: `The line dropped. Try ${state.attempt}; it comes back by itself.`,
         tone: "trouble",
       };
@@ -115,6 +115,26 @@ export function takenOver(voiceTitle: string): Words {
     detail: "The lead has taken over from the understudy.",
     tone: "live",
   };
+}
+
+/** "sf · 12 ms"; empty where the server names no region. */
+export function place({ region, rttMs }: Regions): string {
+  if (region === "") return "";
+  return rttMs === null ? region : `${region} · ${Math.max(1, Math.round(rttMs))} ms`;
+}
+
+/** Every region, nearest first, by its nearest edge. */
+export function places({ edges }: Regions): string {
+  const nearest = new Map<string, Regions>();
+  for (const edge of edges) {
+    if (!nearest.has(edge.region)) nearest.set(edge.region, { ...edge, edges });
+  }
+  const far = ({ region, rttMs }: Regions) =>
+    rttMs === null ? `${region} · no answer` : place({ region, rttMs, edges });
+  return [...nearest.values()]
+    .filter(({ region }) => region !== "")
+    .map(far)
+    .join("\n");
 }
 
 export function minutes({ leadS, understudyS, silentS }: Usage): string {

@@ -86,6 +86,7 @@ export const parseFleet = object({
   minutes,
   limits,
   failures: arrayOf(failure),
+  private: boolean,
 });
 
 type Parsed<P> = P extends Parse<infer T> ? T : never;

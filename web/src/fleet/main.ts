@@ -2,6 +2,7 @@
 import { byId, setText } from "../app/dom.ts";
 import { bindTheme } from "../app/theme.ts";
 import { endpoint } from "../sdk/endpoint.ts";
+import { AdminKey } from "./admin-key.ts";
 import { Chart } from "./chart.ts";
 import type { Fleet, Move } from "./fleet-data.ts";
 import { spokenSummary, timeOfDay } from "./fleet-words.ts";
@@ -31,10 +32,12 @@ const moves = new MovesPanel();
 const chart = new Chart();
 const history = new History();
 const news = new MoveNews();
+const key = new AdminKey(() => void poller.poll());
 let spokenAtS = 0;
 
 function show(fleet: Fleet): void {
   byId("banner").hidden = true;
+  key.answered(fleet.private);
   document.documentElement.classList.remove("stale");
   const fresh = news.take(fleet.moves, fleet.now_s);
   // Seats are looked up before the update, since a moved session leaves its old one.
@@ -72,9 +75,11 @@ function trouble(sentence: string): void {
 const poller = new Poller({
   url: `${endpoint().http}/v1/fleet`,
   fetch: (url, init) => fetch(url, init),
+  headers: () => key.headers(),
   hidden: () => document.visibilityState === "hidden",
   onFleet: show,
   onTrouble: trouble,
+  onWrongKey: (sentence) => key.refused(sentence),
 });
 
 bindTheme();

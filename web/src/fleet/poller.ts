@@ -11,16 +11,19 @@ export const UNREACHABLE = "The server does not answer; trying again.";
 export interface PollerSeams {
   readonly url: string;
   readonly fetch: (url: string, init: RequestInit) => Promise<Response>;
+  readonly headers: () => Record<string, string>;
   readonly hidden: () => boolean;
   readonly onFleet: (fleet: Fleet) => void;
   readonly onTrouble: (sentence: string) => void;
+  /** The key that was sent is not the server's. */
+  readonly onWrongKey: (sentence: string) => void;
 }
 
 /** What a refusal says of itself; every error of the server has a sentence. */
 async function sentenceOf(response: Response): Promise<string> {
   const body: unknown = await response.json().catch(() => null);
   const message = (body as { error?: { message?: unknown } } | null)?.error?.message;
-  if (response.status === 401 || response.status === 403) {
+  if ([401, 403, 429].includes(response.status)) {
     return typeof message === "string" ? message : "The server does not let you see the fleet.";
   }
   return UNREACHABLE;
@@ -64,11 +67,16 @@ export class Poller {
     let response: Response;
     let body: unknown;
     try {
-      response = await this.seams.fetch(this.seams.url, { cache: "no-store", signal });
+      const headers = this.seams.headers();
+      response = await this.seams.fetch(this.seams.url, { cache: "no-store", headers, signal });
     } catch {
       throw new Error(UNREACHABLE);
     }
-    if (!response.ok) throw new Error(await sentenceOf(response));
+    if (!response.ok) {
+      const sentence = await sentenceOf(response);
+      if (response.status === 401) this.seams.onWrongKey(sentence);
+      throw new Error(sentence);
+    }
     try {
       body = await response.json();
     } catch {

@@ -13,10 +13,18 @@ export type { PlayoutStats } from "./audio/playout-buffer.ts";
 export type { Recording } from "./audio/recorder.ts";
 export { encodeWav } from "./audio/wav.ts";
 export type { Coming } from "./connection.ts";
-export { endpoint, voices } from "./endpoint.ts";
+export { type Addresses, endpoint, voices } from "./endpoint.ts";
 export { type ErrorCode, UnderstudyError } from "./errors.ts";
 export { LATENCY_PARTS, type Latency, type LatencyPart } from "./latency.ts";
 export { checkSupport } from "./microphone.ts";
-export type { ConnectOptions, Processing, SessionEvent, SessionState, Usage } from "./options.ts";
+export type {
+  ConnectOptions,
+  Processing,
+  Regions,
+  SessionEvent,
+  SessionState,
+  Usage,
+} from "./options.ts";
 export type { Control, Params, Quantiles, Role, Voice } from "./protocol.ts";
+export type { Edge, Measured } from "./regions.ts";
 export { Session } from "./session.ts";

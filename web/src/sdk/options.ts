@@ -3,9 +3,11 @@ import type { Block } from "./audio/envelope.ts";
 import type { PlayoutStats } from "./audio/playout-buffer.ts";
 import type { Recording } from "./audio/recorder.ts";
 import type { Coming } from "./connection.ts";
+import type { Addresses } from "./endpoint.ts";
 import type { UnderstudyError } from "./errors.ts";
 import type { Latency } from "./latency.ts";
 import type { EndReason, Params, Role } from "./protocol.ts";
+import type { Measured } from "./regions.ts";
 
 export interface Processing {
   readonly echoCancellation: boolean;
@@ -16,8 +18,12 @@ export interface Processing {
 export interface ConnectOptions {
   readonly voice: string;
   readonly user: string;
-  /** The server's address; without it, the server that serves the page. */
-  readonly url?: string | undefined;
+  /**
+   * The server's address; without it, the server that serves the page. It is asked for the edges in
+   * other regions. A list (one address a region) is taken as it is. The nearest is used, and when
+   * it is lost, the next nearest.
+   */
+  readonly url?: Addresses | undefined;
   readonly params?: Params | undefined;
   /** The user's token, where the server asks for one. */
   readonly token?: string | undefined;
@@ -55,7 +61,13 @@ export type SessionState =
       /** While the understudy performs: how far the lead is. Null: not known, or not coming. */
       readonly lead: Coming | null;
     }
-  | { readonly name: "reconnecting"; readonly attempt: number; readonly retryInMs: number }
+  | {
+      readonly name: "reconnecting";
+      readonly attempt: number;
+      readonly retryInMs: number;
+      /** The region it is tried in, where that is not the one that was lost. */
+      readonly to: string | null;
+    }
   | { readonly name: "stopping" }
   | {
       readonly name: "ended";
@@ -69,8 +81,20 @@ export interface Usage {
   readonly silentS: number;
 }
 
+/** Where the session is, and how far the edges are. */
+export interface Regions {
+  /** The region of the edge in use; empty: the server did not say. */
+  readonly region: string;
+  /** Its round trip: by the line itself, once there is one. Null: not measured. */
+  readonly rttMs: number | null;
+  /** All edges, nearest first, as they were measured. */
+  readonly edges: readonly Measured[];
+}
+
 export type SessionEvent =
   | { readonly type: "state"; readonly state: SessionState }
+  /** When the edges have been measured, when the session is at another one, once a second. */
+  | { readonly type: "region"; readonly regions: Regions }
   | { readonly type: "usage"; readonly usage: Usage }
   | { readonly type: "latency"; readonly latency: Latency; readonly playout: PlayoutStats }
   /** 10 ms blocks, in and out, with the same index for the same instant. */

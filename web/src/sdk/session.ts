@@ -1,19 +1,24 @@
 // A session: opens microphone, graph and worker, and turns what they say into events.
+import { SlidingWindow } from "./audio/window.ts";
 import type { ConnectionState } from "./connection.ts";
 import { Emitter } from "./emitter.ts";
-import { endpoint, voices } from "./endpoint.ts";
+import { addresses, voices } from "./endpoint.ts";
 import { clientError, serverError, UnderstudyError } from "./errors.ts";
 import { Graph } from "./graph.ts";
 import { LatencyMeter } from "./latency.ts";
+import { type Survey, survey } from "./measure.ts";
 import { checkSupport, inputLatencyMs, openMicrophone } from "./microphone.ts";
 import type { ConnectOptions, Processing, SessionEvent, SessionState } from "./options.ts";
 import type { Params, ServerMessage } from "./protocol.ts";
+import type { Measured } from "./regions.ts";
 import type { FromWorker, PlayoutReport, ToWorker } from "./threads/messages.ts";
 
 /** Where the server does not know a voice's rate yet: it resamples. */
 const DEFAULT_RATE = 24_000;
 const PARAMS_EVERY_MS = 40;
 const LATENCY_EVERY_REPORTS = 5;
+/** The round trip shown for the edge in use is the median of so many. */
+const PINGS = 5;
 
 export class Session extends Emitter<SessionEvent> {
   private current: SessionState = { name: "connecting", step: "server" };
@@ -31,6 +36,9 @@ export class Session extends Emitter<SessionEvent> {
   private silentS = 0;
   private closed = false;
   private latest: PlayoutReport | null = null;
+  private edges: readonly Measured[] = [];
+  private edge: Measured | null = null;
+  private roundTrips = new SlidingWindow(PINGS);
   private readonly retry = () => this.tell({ type: "retry" });
 
   constructor(private readonly options: ConnectOptions) {
@@ -61,7 +69,12 @@ export class Session extends Emitter<SessionEvent> {
     try {
       checkSupport();
       this.enter({ name: "connecting", step: "server" });
-      const voice = (await voices(this.options.url)).find((v) => v.name === this.options.voice);
+      // Measured while the microphone is opened: it costs no time.
+      const edges = survey(addresses(this.options.url));
+      const listed = await voices(this.options.url).catch(async () =>
+        voices((await edges.first).map(({ url }) => url)),
+      );
+      const voice = listed.find((v) => v.name === this.options.voice);
       if (this.closed) return;
       if (voice === undefined) {
         throw serverError("unknown_voice", `no voice '${this.options.voice}'`, false);
@@ -72,7 +85,7 @@ export class Session extends Emitter<SessionEvent> {
       if (this.closed) return release(stream);
       this.hold(stream);
       this.enter({ name: "connecting", step: "stream" });
-      await this.openGraph(stream, voice.sample_rate ?? DEFAULT_RATE);
+      await this.openGraph(stream, voice.sample_rate ?? DEFAULT_RATE, edges);
     } catch (thrown) {
       const error =
         thrown instanceof UnderstudyError
@@ -82,7 +95,11 @@ export class Session extends Emitter<SessionEvent> {
     }
   }
 
-  private async openGraph(stream: MediaStream, sampleRate: number): Promise<void> {
+  private async openGraph(
+    stream: MediaStream,
+    sampleRate: number,
+    { first, all }: Survey,
+  ): Promise<void> {
     const graph = await Graph.open(stream, {
       sampleRate,
       frameMs: this.frameMs,
@@ -101,6 +118,8 @@ export class Session extends Emitter<SessionEvent> {
     };
     void graph.context.resume();
     if (this.options.outputDeviceId) await this.setOutputDevice(this.options.outputDeviceId);
+    this.edges = await first;
+    if (this.closed) return;
     const worker = new Worker(new URL("./threads/stream.worker.ts", import.meta.url), {
       type: "module",
     });
@@ -109,7 +128,7 @@ export class Session extends Emitter<SessionEvent> {
     const { voice, user, takeover, token, giveUpMs } = this.options;
     const start: ToWorker = {
       type: "start",
-      url: endpoint(this.options.url).stream,
+      edges: this.edges,
       start: {
         voice,
         user,
@@ -125,6 +144,30 @@ export class Session extends Emitter<SessionEvent> {
     worker.postMessage(start, [graph.capturePort, graph.playoutPort]);
     if (this.recordingOn) this.tell({ type: "record", on: true });
     globalThis.addEventListener("online", this.retry);
+    void all.then((edges) => this.measured(edges));
+  }
+
+  /** The far edges have been measured too. */
+  private measured(edges: readonly Measured[]): void {
+    if (this.closed) return;
+    this.edges = edges;
+    this.tell({ type: "edges", edges });
+    const measured = edges.find(({ url }) => url === this.edge?.url)?.rttMs ?? null;
+    this.showRegion(this.roundTrips.quantiles()?.p50 ?? measured);
+  }
+
+  private showRegion(rttMs: number | null): void {
+    const { edge, edges } = this;
+    if (edge === null) return;
+    this.emit({ type: "region", regions: { region: edge.region, rttMs, edges } });
+  }
+
+  private use(edge: Measured): void {
+    const moved = edge.url !== this.edge?.url;
+    this.edge = edge;
+    if (!moved) return;
+    this.roundTrips = new SlidingWindow(PINGS);
+    this.showRegion(edge.rttMs);
   }
 
   private hold(stream: MediaStream): void {
@@ -143,6 +186,7 @@ export class Session extends Emitter<SessionEvent> {
   private heard(message: FromWorker): void {
     switch (message.type) {
       case "state":
+        if (message.state.name !== "reconnecting") this.use(message.edge);
         this.follow(message.state);
         break;
       case "event":
@@ -155,6 +199,8 @@ export class Session extends Emitter<SessionEvent> {
       }
       case "roundTrip":
         this.meter.putRoundTrip(message.ms);
+        this.roundTrips.push(message.ms);
+        this.showRegion(this.roundTrips.quantiles()?.p50 ?? null);
         break;
       case "levels":
         this.emit({ type: "levels", input: message.input, output: message.output });

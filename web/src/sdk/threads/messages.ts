@@ -5,11 +5,13 @@ import type { PlayoutOptions, PlayoutStats } from "../audio/playout-buffer.ts";
 import type { Recording } from "../audio/recorder.ts";
 import type { ConnectionState, StartFields, WireError } from "../connection.ts";
 import type { Params, ServerMessage } from "../protocol.ts";
+import type { Measured } from "../regions.ts";
 
 export type ToWorker =
   | {
       readonly type: "start";
-      readonly url: string;
+      /** Nearest first, at least one. */
+      readonly edges: readonly Measured[];
       readonly start: StartFields;
       readonly giveUpMs: number;
       readonly capture: MessagePort;
@@ -18,10 +20,13 @@ export type ToWorker =
   | { readonly type: "params"; readonly params: Params }
   | { readonly type: "record"; readonly on: boolean }
   | { readonly type: "stop" }
+  /** Newer measurements. */
+  | { readonly type: "edges"; readonly edges: readonly Measured[] }
   | { readonly type: "retry" };
 
 export type FromWorker =
-  | { readonly type: "state"; readonly state: ConnectionState }
+  /** `edge`: where the session is, or is tried next. */
+  | { readonly type: "state"; readonly state: ConnectionState; readonly edge: Measured }
   | { readonly type: "event"; readonly event: ServerMessage }
   | { readonly type: "warn"; readonly error: WireError }
   | { readonly type: "roundTrip"; readonly ms: number }

@@ -1,10 +1,12 @@
 // The thread that owns the WebSocket: sound goes worklet - worker - socket and back, and never
 // touches the page's own thread. Decisions are in connection.ts, audio in relay.ts.
 import { type Action, Connection } from "../connection.ts";
+import { streamUrl } from "../endpoint.ts";
+import { type Measured, Route } from "../regions.ts";
 import type { CapturedFrame, FromWorker, ToPlayout, ToWorker } from "./messages.ts";
 import { Relay } from "./relay.ts";
 
-const TICK_MS = 250;
+const TICK_MS = 50;
 const LEVELS_EVERY_FRAMES = 4;
 /** Beyond this much unsent audio the uplink is too slow; dropping input beats falling ever later. */
 const MAX_UNSENT_S = 1;
@@ -25,12 +27,12 @@ class Stream {
   private readonly ticker: ReturnType<typeof setInterval>;
 
   constructor(private readonly options: ToWorker & { type: "start" }) {
-    const { start, giveUpMs, capture } = options;
-    this.connection = new Connection(start, giveUpMs, Math.random);
+    const { start, giveUpMs, capture, edges } = options;
+    this.connection = new Connection(start, giveUpMs, Math.random, new Route(edges));
     this.relay = new Relay(start.sampleRate);
     capture.onmessage = ({ data }: MessageEvent<CapturedFrame>) => this.capture(data);
     this.ticker = setInterval(() => this.act(this.connection.tick(performance.now())), TICK_MS);
-    this.act(this.connection.connect());
+    this.act(this.connection.connect(performance.now()));
   }
 
   handle(message: ToWorker): void {
@@ -43,8 +45,11 @@ class Stream {
         break;
       case "retry":
         clearTimeout(this.retryTimer);
-        this.act(this.connection.retry());
+        this.act(this.connection.retry(performance.now()));
         break;
+      case "edges":
+        this.connection.remeasure(message.edges);
+        return;
       case "record":
         if (message.on) this.relay.record();
         else this.handOverRecording();
@@ -70,7 +75,10 @@ class Stream {
     const takes = this.connection.takesAudio && socket !== null;
     const fits = unsent < MAX_UNSENT_S;
     const bytes = this.relay.captured(position, pcm, takes && fits);
-    if (bytes !== null) socket?.send(bytes);
+    if (bytes !== null) {
+      socket?.send(bytes);
+      this.connection.sentAudio(performance.now());
+    }
     if (takes && !fits) this.dropped += pcm.length;
     this.frames += 1;
     if (this.frames % LEVELS_EVERY_FRAMES === 0) this.report();
@@ -84,8 +92,17 @@ class Stream {
     this.dropped = 0;
   }
 
-  private open(): void {
-    const socket = new WebSocket(this.options.url);
+  private open({ url }: Measured): void {
+    clearTimeout(this.retryTimer);
+    this.drop();
+    let socket: WebSocket;
+    try {
+      socket = new WebSocket(streamUrl(url));
+    } catch {
+      // An address that this page may not open, such as http from a page on https.
+      queueMicrotask(() => this.act(this.connection.lost(performance.now())));
+      return;
+    }
     socket.binaryType = "arraybuffer";
     this.socket = socket;
     const mine = () => this.socket === socket;
@@ -97,13 +114,23 @@ class Stream {
     socket.onmessage = ({ data }: MessageEvent<string | ArrayBuffer>) => {
       if (!mine()) return;
       if (typeof data === "string") this.act(this.connection.received(data, performance.now()));
-      else this.play(data);
+      else {
+        this.connection.heardAudio(performance.now());
+        this.play(data);
+      }
     };
     socket.onclose = () => {
       if (!mine()) return;
       this.socket = null;
       this.act(this.connection.lost(performance.now()));
     };
+  }
+
+  /** Forgets the socket; its later events are nobody's. */
+  private drop(): void {
+    const socket = this.socket;
+    this.socket = null;
+    socket?.close(1000);
   }
 
   private play(bytes: ArrayBuffer): void {
@@ -120,25 +147,25 @@ class Stream {
     for (const action of actions) {
       switch (action.do) {
         case "open":
-          this.open();
+          this.open(action.edge);
           break;
         case "send":
           this.socket?.send(action.text);
           break;
-        case "close": {
-          const socket = this.socket;
-          this.socket = null;
-          socket?.close(1000);
+        case "close":
+          this.drop();
           this.toPlayout({ type: "expect", due: false });
           break;
-        }
         case "retry":
           clearTimeout(this.retryTimer);
-          this.retryTimer = setTimeout(() => this.act(this.connection.retry()), action.inMs);
+          this.retryTimer = setTimeout(
+            () => this.act(this.connection.retry(performance.now())),
+            action.inMs,
+          );
           break;
         case "state":
           if (action.state.name === "ended") this.end();
-          page.postMessage({ type: "state", state: action.state });
+          page.postMessage({ type: "state", state: action.state, edge: this.connection.edge });
           break;
         case "event":
           page.postMessage({ type: "event", event: action.event });
