@@ -203,8 +203,6 @@ async def test_after_a_crash_what_was_missed_is_told_late(start: Callable[[], Se
     ]
     assert missed, "nothing was to be heard while nobody listened; the test shows nothing"
     assert all(said > one.at_sample for said, one in missed)
-    moves = [move["why"] for move in fleet(server)["moves"]]
-    assert moves[-1] == "crash"
     # What nobody listened to in time is not billed.
     assert stream.ended is not None
     assert stream.ended.lead_s < talker.said / HZ - 0.2
@@ -219,13 +217,13 @@ async def test_a_listener_is_deployed_updated_and_hears_any_rate(
     assert (EXAMPLE / "listener.onnx").read_bytes() == SHIPPED.read_bytes()
     result = await asyncio.to_thread(run, server, "deploy", EXAMPLE)
     assert result.returncode == 0, result.stderr
-    voices = {voice["name"]: voice for voice in await Client(server.url).voices()}
-    deployed: dict[str, Any] = voices["speech-or-silence"]
-    assert (deployed["kind"], deployed["labels"]) == ("listen", ["silence", "speech"])
-    assert deployed["understudy"] is None
     async with Client(server.url).stream("speech-or-silence", "alice", 48_000) as stream:
         talker = Talker(stream, 48_000)
         await talker.until_live()
+        voices = {voice["name"]: voice for voice in await Client(server.url).voices()}
+        deployed: dict[str, Any] = voices["speech-or-silence"]
+        assert (deployed["kind"], deployed["labels"]) == ("listen", ["silence", "speech"])
+        assert deployed["understudy"] is None
         await talker.talk_on(3.0)
         bundle = tmp_path / "bundle"
         bundle.mkdir()
@@ -239,7 +237,7 @@ async def test_a_listener_is_deployed_updated_and_hears_any_rate(
         await talker.talk_on(1.0)
         told = await talker.stop()
     # The same at a third of the rate, but for what resampling does to a score.
-    wanted = unmoved(server, talker)
+    wanted = unmoved(server, talker, "ears")
     assert [label for *_, label in told] == [label for *_, label in wanted]
     assert all(
         abs(got - want) <= 3 * 160 * 3
