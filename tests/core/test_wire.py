@@ -61,6 +61,13 @@ def test_labels_on_the_link_are_written_and_read_as_the_vectors_say(vector: dict
             wire.decode_labels({"slot": 0, "events": [nonsense]})
 
 
+def test_an_older_server_has_converters_only() -> None:
+    live = {"type": "live", "session": "s", "role": "lead", "voice": "v", "resume": "r"}
+    event = wire.decode_event(json.dumps({**live, "latency_ms": 1.0, "latency_samples": 24}))
+    assert isinstance(event, wire.Live)
+    assert event.kind == "convert"
+
+
 def test_a_start_survives_the_trip() -> None:
     start = wire.Start("giant", "Zoë", 48_000, {"pitch": -3.0}, takeover=True)
     assert wire.decode_client(wire.encode_start(start)) == start

@@ -39,7 +39,7 @@ model = "ears"
 
 [voices.sharp-ears]
 model = "ears"
-params = { hold_ms = 50 }
+params = { hold = 50 }
 """
 Told = list[tuple[int, int, str]]  # (from_sample, at_sample, label)
 

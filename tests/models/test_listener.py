@@ -19,8 +19,8 @@ from understudy.models.listener import SHIPPED, Listener, find
 from understudy.worker.slots import Slots, card_of
 
 HZ = 16_000
-NUMBERS = {"threshold": 0.5, "hold_ms": 200.0}
-KEYWORDS = {"threshold": 0.7, "pause_ms": 700.0}
+NUMBERS = {"threshold": 0.5, "hold": 200.0}
+KEYWORDS = {"threshold": 0.7, "pause": 700.0}
 
 
 def loaded(slots: int = 1) -> Listener:
@@ -105,11 +105,11 @@ def test_a_primed_slot_says_what_one_that_stayed_says(
 
 def test_its_numbers_are_controls(line: NDArray[np.int16]) -> None:
     model = loaded()
-    model.open(0, {"threshold": 0.95, "hold_ms": 1000.0})
-    with pytest.raises(ValueError, match="threshold, hold_ms"):
+    model.open(0, {"threshold": 0.95, "hold": 1000.0})
+    with pytest.raises(ValueError, match="threshold, hold"):
         model.set_params(0, {"pitch": 1.0})
     slots, few = Slots(model), []
-    slots.open(0, 0, {"hold_ms": 1000.0})
+    slots.open(0, 0, {"hold": 1000.0})
     slots.feed(0, 0, line.tobytes())
     while slots.due:
         slots.step()
@@ -150,7 +150,7 @@ def test_a_change_is_told_where_it_began() -> None:
     assert (silence.label, silence.start) == (0, 0)
     assert (begins.label, ends.label) == (1, 0)
     assert 97 <= begins.start <= 100 < begins.at <= 103
-    # The gap of 0.1 s is shorter than `hold_ms`; the end is told 0.2 s after it.
+    # The gap of 0.1 s is shorter than `hold`; the end is told 0.2 s after it.
     assert 210 <= ends.start <= 213
     assert ends.at - ends.start == 20
 

@@ -48,7 +48,7 @@ class Changes:
     """What holds now, with hysteresis: for scores of every frame, such as voice activity.
 
     A foreground label begins when its smoothed score reaches `threshold`, from where it rose. The
-    background begins when no foreground score has come near that for `hold_ms`, from where it
+    background begins when no foreground score has come near that for `hold` ms, from where it
     fell.
     """
 
@@ -63,13 +63,13 @@ class Changes:
 
     CONTROLS: ClassVar[Mapping[str, Control]] = {
         "threshold": Control(0.05, 0.95, 0.5, ""),
-        "hold_ms": Control(0.0, 1000.0, 200.0, "ms"),
+        "hold": Control(0.0, 1000.0, 200.0, "ms"),
     }
 
     def hear(self, scores: Floats, numbers: Numbers) -> list[Decided]:
         threshold = numbers["threshold"]
         low = max(threshold - HYSTERESIS, threshold / 2)
-        hold = max(1, round(numbers["hold_ms"] / self.frame_ms))
+        hold = max(1, round(numbers["hold"] / self.frame_ms))
         decided = []
         for frame in scores.tolist():
             self._last.append(frame)
@@ -97,7 +97,7 @@ class Moments:
     """What was said just now: for scores of a sliding window, such as keywords.
 
     A foreground label is said when its smoothed score reaches `threshold`, no label was in the
-    last `pause_ms`, and its score has been low since it was said last (G. Chen, C. Parada and
+    last `pause` ms, and its score has been low since it was said last (G. Chen, C. Parada and
     G. Heigold, ICASSP 2014, with re-arming).
     """
 
@@ -111,13 +111,13 @@ class Moments:
 
     CONTROLS: ClassVar[Mapping[str, Control]] = {
         "threshold": Control(0.05, 0.99, 0.7, ""),
-        "pause_ms": Control(0.0, 2000.0, 700.0, "ms"),
+        "pause": Control(0.0, 2000.0, 700.0, "ms"),
     }
 
     def hear(self, scores: Floats, numbers: Numbers) -> list[Decided]:
         threshold = numbers["threshold"]
         low = max(threshold - HYSTERESIS, threshold / 2)
-        pause = round(numbers["pause_ms"] / self.frame_ms)
+        pause = round(numbers["pause"] / self.frame_ms)
         decided = []
         for frame in scores.tolist():
             self._last.append(frame)

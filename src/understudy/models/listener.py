@@ -53,10 +53,12 @@ class Listener:
             )
         if path is None and names is None:
             names = SILENCE
-        self.labels = tuple((names or {}).get(label, label) for label in about.labels)
+        self._names = [(names or {}).get(label, label) for label in about.labels]
         self._background = [n for n, label in enumerate(about.labels) if label in background]
-        self._foreground = [n for n in range(len(self.labels)) if n not in self._background]
+        self._foreground = [n for n in range(len(self._names)) if n not in self._background]
         self._spans = about.kind == "frames"
+        said = (self._background if self._spans else []) + self._foreground
+        self.labels = [self._names[n] for n in said]  # what lasts has the background first
         if not self._foreground or (self._spans and len(self._background) != 1):
             raise ConfigError(
                 f"{self._exported.path.name} has the labels {', '.join(about.labels)}; say by the "
@@ -108,7 +110,7 @@ class Listener:
             before = self._decidings[slot].heard
             for one in self._decidings[slot].hear(scores[slot], self._numbers[slot]):
                 start, at = ((k - before) * self.frame for k in (one.start, one.at))
-                label, score = self.labels[one.label], min(1.0, one.score)
+                label, score = self._names[one.label], min(1.0, one.score)
                 self._heard.append(Heard(slot, start, at, label, score, self._spans))
         return frames * active[:, None]
 
