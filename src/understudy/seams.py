@@ -17,7 +17,9 @@ from understudy.core.fleet import (
     EdgeRow,
     Fleet,
     Link,
+    Machine,
     Node,
+    Order,
     Placement,
     Request,
     Seat,
@@ -192,6 +194,36 @@ class Store(Protocol):
         """Ends the sessions that have been orphans since before; returns how many."""
         ...
 
+    # machines that joined, and what each is to run
+
+    async def offer(self, machine: Machine) -> None:
+        """The machine is there; said again and again by the edge that it has dialled."""
+        ...
+
+    async def withdraw(self, machine: str) -> None:
+        """The machine is there no more: what it ran counts as exited."""
+        ...
+
+    async def machines(self) -> Sequence[Machine]: ...
+
+    async def orders(self, machine: str | None = None) -> Sequence[Order]:
+        """What one machine, or all, are to run and to stop."""
+        ...
+
+    async def order(self, node: Node, *, light: bool) -> str | None:
+        """Asks a machine of the node's region to run it, on a GPU or (`light`) on its CPUs: the
+        emptiest one. None: none has room. Idempotent."""
+        ...
+
+    async def cancel(self, node: str) -> bool:
+        """The node is to be stopped; whether there still is something to stop."""
+        ...
+
+    async def report(self, machine: str, exited: Mapping[str, str], stopped: Sequence[str]) -> None:
+        """What a machine says: nodes that exited by themselves (and why), and those that it has
+        stopped as it was told."""
+        ...
+
     # what is learnt and shipped
 
     async def save_card(self, model: str, revision: str, card: Card) -> None: ...
@@ -259,4 +291,8 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Returns every node."""
+        ...
+
+    async def leave(self) -> None:
+        """Leaves the nodes to the next controller, as far as they outlive this process."""
         ...

@@ -77,6 +77,8 @@ class Datacentre:
     async def close(self) -> None:
         self.there.clear()
 
+    async def leave(self) -> None: ...
+
     def kill(self, node: str) -> None:
         self.there[node] = replace(self.there[node], exited="killed by signal 9")
 

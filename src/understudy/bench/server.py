@@ -49,8 +49,17 @@ class Server:
 
     process: subprocess.Popen[str]
 
-    def __init__(self, data: Path, port: int = 0, config: str | None = None, **env: str) -> None:
-        """Does not start it yet. `env` is added to what of ours has nothing to do with us."""
+    def __init__(
+        self,
+        data: Path,
+        port: int = 0,
+        config: str | None = None,
+        options: Sequence[str] = (),
+        **env: str,
+    ) -> None:
+        """Does not start it yet. `options`: more of the command line; `env` is added to what of
+        ours has nothing to do with us."""
+        self._options = tuple(options)
         data.mkdir(parents=True, exist_ok=True)
         self.data = data
         self.config = data / "understudy.toml"
@@ -66,7 +75,7 @@ class Server:
 
     def start(self) -> None:
         """Returns when it listens. One that was started before comes back on its old port."""
-        options = ["--port", str(self.port), "--data", str(self.data)]
+        options = ["--port", str(self.port), "--data", str(self.data), *self._options]
         after, self._over = len(self.lines), False
         self.process = subprocess.Popen(
             [sys.executable, "-m", "understudy", "up", *options],

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from understudy.core import policy, supervision
-from understudy.core.errors import StoreAway
+from understudy.core.errors import NoCapacity, StoreAway
 from understudy.core.fleet import EdgeRow, Fleet, Node, Worker, WorkerState
 from understudy.core.policy_view import Key, Memory, Move, Plan, Pool, Rules, Start, View
 from understudy.core.pools import Traffic, Wanted, pool_of
@@ -218,7 +218,10 @@ class Controller:
         try:
             await self._provider.start(node)
         except Exception as error:
-            log.exception("node %s does not start", node.id)
+            if isinstance(error, NoCapacity):
+                log.warning("node %s does not start: %s", node.id, error.message)
+            else:
+                log.exception("node %s does not start", node.id)
             now = self._clock.wall()
             key = (node.model, node.region)
             self._silence = supervision.crashed(key, RULES, now, self._silence)
@@ -227,8 +230,8 @@ class Controller:
     async def _return(self, node: str, why: str) -> None:
         try:
             await self._provider.stop(node)
-        except Exception:
-            log.exception("node %s cannot be returned; trying again", node)
+        except Exception as error:
+            log.error("node %s cannot be returned (%r); trying again", node, error)
             await self._clock.sleep(RETRY_S)
         else:
             await self._store.gone(node, self._clock.wall(), why)

@@ -53,6 +53,29 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Machine:
+    """A box that has joined: so many GPUs, and room for so many light workers on its CPUs. `beat`
+    changes for as long as it is in touch with some edge."""
+
+    name: str
+    region: str
+    gpus: int
+    cpus: int
+    price_per_h: float = 0.0  # of a GPU
+    beat: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A node that a machine is to run, or to stop (`wanted`); `exited`: as the machine said."""
+
+    node: Node
+    machine: str
+    light: bool  # runs on a CPU
+    wanted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class SessionRow:
     """A session as the store keeps it. `ended_s` is None while it lives."""
 

@@ -39,13 +39,12 @@ PAGE: Final = Path(__file__).parent.parent / "page"
 _NO_PAGE: Final = """<!doctype html><title>Understudy</title>
 <p>The page is not built. Run <code>make web</code> in the source tree, or install a release,
 which has it inside. The API at <code>/v1</code> works without it.</p>"""
+# ws: and wss: for older Safari, whose 'self' does not cover WebSockets; and the other edges.
+_POLICY: Final = (
+    "default-src 'self'; connect-src {}; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
 _HEADERS: Final = (
-    (
-        b"content-security-policy",
-        # ws: and wss: for older Safari, whose 'self' does not cover WebSockets.
-        b"default-src 'self'; connect-src 'self' ws: wss:; "
-        b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    ),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"permissions-policy", b"microphone=(self), camera=(), geolocation=()"),
@@ -73,7 +72,14 @@ class Guard:
                 # The build names assets by their content; everything else is asked for again.
                 asset = scope["path"].startswith("/assets/") and message["status"] == 200
                 caching = b"public, max-age=31536000, immutable" if asset else b"no-cache"
-                message["headers"] = [*message["headers"], *_HEADERS, (b"cache-control", caching)]
+                reached = " ".join(["'self' ws: wss:", *sorted(self._door.hosts.edges())])
+                policy = _POLICY.format(reached).encode("latin-1", "replace")
+                message["headers"] = [
+                    *message["headers"],
+                    *_HEADERS,
+                    (b"content-security-policy", policy),
+                    (b"cache-control", caching),
+                ]
                 if origin is not None and self._door.hosts.welcomes(origin):
                     message["headers"].append(
                         (b"access-control-allow-origin", origin.encode("latin-1"))
@@ -188,6 +194,13 @@ def build_app(edge: Edge, overview: Overview, door: Door) -> Starlette:
         uses = await usage(edge.store, user, query.get("from"), query.get("to"))
         return JSONResponse({"usage": as_rows(uses)})
 
+    async def regions(request: Request) -> Response:
+        edges = [
+            {"name": row.name, "region": row.region, "url": row.url}
+            for row in edge.seating.fleet.edges
+        ]
+        return JSONResponse({"region": edge.region, "edges": edges})
+
     async def health(request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
@@ -200,6 +213,7 @@ def build_app(edge: Edge, overview: Overview, door: Door) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/voices", voices),
+            Route("/v1/regions", regions),
             Route("/v1/status", status),
             Route("/v1/usage", use),
             Route("/v1/fleet", fleet),

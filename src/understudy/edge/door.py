@@ -43,6 +43,7 @@ class HostCheck:
         self._only_loopback = is_loopback(host)
         self._hosts = frozenset(hosts)
         self._origins = frozenset(origins)
+        self.edges: Callable[[], Collection[str]] = lambda: ()  # addresses of the fleet's edges
 
     def refusal(self, host: str | None, origin: str | None) -> str | None:
         """Why a request with these headers is refused, or None."""
@@ -63,7 +64,11 @@ class HostCheck:
 
     def welcomes(self, origin: str | None) -> bool:
         """Whether another site's pages may talk to us."""
-        return origin is not None and origin.lower() in self._origins
+        if origin is None:
+            return False
+        known = origin.lower()
+        # A page opened as localhost is this machine's as much as one opened as 127.0.0.1.
+        return known in self._origins or known.replace("//localhost", "//127.0.0.1") in self.edges()
 
 
 class Visit:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 BEAT_S: Final = 0.5
+NOISE_S: Final = 0.005  # by which round trips differ anyway
 STALL_S: Final = 0.15  # between two ticks: then silence is our own
 AWAY_S: Final = 0.5  # between two tries to write to a store that is away
 TAKING_S: Final = 5.0  # ... and until another edge has given a user's other stream up
@@ -98,7 +99,6 @@ class Edge:
         )
         self.seating.edges_changed = self._say_edges
         self.seating.reclaim = lambda session: self._spawn(self._reclaim(session))
-        self._reclaiming: set[str] = set()
         self._links_written: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._handing_over = False
 
@@ -141,6 +141,20 @@ class Edge:
             await self._clock.sleep(BEAT_S)
             with contextlib.suppress(StoreAway):
                 await self.store.beat(self.row)
+                await self._say_distances()
+
+    async def _say_distances(self) -> None:
+        """Writes anew how far the workers are, where that has changed, or was lost with us."""
+        known = {link.worker: link for link in self.seating.fleet.links if link.edge == self.name}
+        for link in list(self.links.values()):
+            written = known.get(link.worker.id)
+            if link.worker.state is not WorkerState.READY:
+                continue
+            noise_s = max(NOISE_S, 0.25 * written.rtt_s) if written else 0.0
+            if written is None or abs(link.rtt_s - written.rtt_s) > noise_s:
+                async with self._links_written[link.worker.id]:
+                    if self.links.get(link.worker.id) is link:
+                        await self._link(link, link.worker)
 
     async def close(self) -> None:
         """Ends all sessions; where there are other edges, they are left to those to go on."""
@@ -233,9 +247,6 @@ class Edge:
 
     async def _reclaim(self, session: Session) -> None:
         """The others took this edge for lost, and the session's seats are gone. It is not."""
-        if session.id in self._reclaiming:
-            return
-        self._reclaiming.add(session.id)
         try:
             mine = (session.user, _hash(session.resume), self.name, self.region)
             if await self.store.adopt(*mine) is not None:
@@ -244,7 +255,8 @@ class Edge:
         except StoreAway:
             pass  # the next look finds it again
         finally:
-            self._reclaiming.discard(session.id)
+            session.seats_pending -= 1
+            session.seats_changed += 1
 
     def _cast(self, voice: Voice) -> tuple[dict[Role, Casting], list[wire.Card]]:
         """Who may perform, and the cards of all that may: those fix the latency of the session."""
@@ -450,15 +462,16 @@ class Edge:
         self.links[link.worker.id] = link
         if old is not None:  # it dialled again before this edge knew that the old one was lost
             old.cut()
-        link.say(type="edges", edge=self.name, edges=self._edges_for(link))
+        link.say(type="edges", edge=self.name, edges=self.link_urls(link.worker.region))
 
-    def _edges_for(self, link: WorkerLink) -> dict[str, str]:
-        urls = {edge.name: edge.url_from(link.worker.region) for edge in self.seating.fleet.edges}
+    def link_urls(self, region: str) -> dict[str, str]:
+        """Where workers of a region dial each edge, by its name."""
+        urls = {edge.name: edge.url_from(region) for edge in self.seating.fleet.edges}
         return {name: link_url(url) for name, url in urls.items() if url}
 
     def _say_edges(self) -> None:
         for link in self.links.values():
-            link.say(type="edges", edge=self.name, edges=self._edges_for(link))
+            link.say(type="edges", edge=self.name, edges=self.link_urls(link.worker.region))
 
     def worker_changed(self, link: WorkerLink) -> None:
         worker = link.worker

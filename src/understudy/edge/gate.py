@@ -31,6 +31,7 @@ from understudy.core.errors import ConfigError, LinkError, Overloaded, TooMany
 from understudy.edge.door import MOST_INSIDE, Door, Visit
 from understudy.edge.edge import Edge
 from understudy.edge.http1 import Http, plain
+from understudy.edge.joining import Machines
 from understudy.edge.websocket import Peer
 from understudy.seams import Clock
 
@@ -97,8 +98,16 @@ class Gate:
     """Accepts connections on the public port for as long as `run` runs."""
 
     def __init__(
-        self, sock: socket.socket, edge: Edge, app: Starlette, door: Door, clock: Clock
+        self,
+        sock: socket.socket,
+        edge: Edge,
+        app: Starlette,
+        door: Door,
+        clock: Clock,
+        machines: Machines | None = None,
     ) -> None:
+        """`machines`: those that may join here."""
+        self._machines = machines
         self._clock = clock
         self._sock = sock
         self._edge = edge
@@ -217,14 +226,16 @@ class Gate:
         try:
             self._door.connect(visit, headers.getall("X-Forwarded-For", ()))
             # A worker knows us by any name, but is no page.
-            if (path != b"/v1/link" or origin) and (
+            if (not path.startswith(b"/v1/link") or origin) and (
                 reason := self._door.hosts.refusal(headers.get("Host"), origin)
             ):
                 return _refusal(403, reason)
             if headers.get("Upgrade", "").lower() != "websocket":
                 return _refusal(426, "this address speaks WebSocket; see docs/protocol.md")
             if path == b"/v1/link":
-                return self._new_link(visit)
+                return self._introduce(self._edge.new_link(), visit)
+            if path == b"/v1/link/machine" and self._machines is not None:
+                return self._introduce(self._machines.new_link(), visit)
             if path != b"/v1/stream":
                 return _refusal(404, "there is no such address")
             self._edge.check_room()
@@ -236,8 +247,8 @@ class Gate:
         client.visit = visit
         return client
 
-    def _new_link(self, visit: Visit) -> WSListener:
-        link = self._edge.new_link()
+    def _introduce(self, link: Peer, visit: Visit) -> WSListener:
+        """What is left is for it to say who it is."""
         link.visit = visit
         asyncio.get_running_loop().call_later(HELLO_S, _expect_hello, link)
         return link

@@ -161,9 +161,10 @@ class WorkerLink(Peer):
                 self._ping()
             case "ready":
                 self.card = Card.parse(message["card"])
-                self._become(WorkerState.READY)
+                self._show()
             case "pong":
                 self._rtts_s.append(self.heard_s - float(message["t"]))
+                self._show()
             case "leaving":
                 self.left = True
                 self._become(WorkerState.GONE, reason="given back")
@@ -189,6 +190,11 @@ class WorkerLink(Peer):
                 log.warning(
                     "worker %s says %r, which this edge does not know", self.worker.id, other
                 )
+
+    def _show(self) -> None:
+        """It is of use once it has loaded, and it is known how far it is."""
+        if self.worker.state is WorkerState.LOADING and self.card is not None and self._rtts_s:
+            self._become(WorkerState.READY)
 
     @property
     def rtt_s(self) -> float:

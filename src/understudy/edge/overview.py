@@ -79,7 +79,8 @@ class Overview:
         regions = {worker.region for worker in up} | {row.region for row in fleet.sessions}
         return {
             "now_s": now,
-            "regions": sorted(regions | {edge.region}),
+            "edges": [{"name": row.name, "region": row.region} for row in fleet.edges],
+            "regions": sorted(regions | {row.region for row in fleet.edges} | {edge.region}),
             "workers": [self._worker(worker, now) for worker in up],
             "sessions": [self._session(row, seats) for row in fleet.sessions] if names else [],
             "moves": list(edge.moves) if names else [],

@@ -90,7 +90,7 @@ class Seating:
                 roles.append(Role.UNDERSTUDY)
             for role in roles:
                 placement = await self._place(session, role)
-                if placement is not None:
+                if placement is not None and not session.is_apart:
                     break
         except StoreAway:  # it waits on, and asks again when the store is back
             await self._clock.sleep(LOOK_S)
@@ -219,7 +219,10 @@ class Seating:
             session, row = self._sessions.get(name), rows.get(name)
             if session is None or session.state is State.ENDED:
                 continue
+            if session.seats_pending or before[name] != session.seats_changed:
+                continue  # what was read may be older than what this edge has done since
             if row is not None and row.orphaned_s is not None:
+                session.seats_pending += 1
                 self.reclaim(session)
             elif row is None or row.edge != self._name or row.reason:
                 session.on(Event.TAKEN_OVER)

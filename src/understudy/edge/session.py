@@ -25,6 +25,11 @@ from understudy.seams import Clock
 log = logging.getLogger(__name__)
 
 USAGE_S = 1.0
+# A session whose workers die this soon after they took it, one after the other, is suspected.
+QUICK_S = 5.0
+SUSPICIOUS_DEATHS = 2
+APART_S = 4.0
+FATAL_DEATHS = 5
 SEQS = 1 << 20  # so many intervals each edge may write of a session, none over another's
 # Bound once, for every frame passes here: a member looked up on its enum costs a call.
 _LIVE, _MOVING, _FLUSHING, _ENDED = State.LIVE, State.MOVING, State.FLUSHING, State.ENDED
@@ -92,6 +97,7 @@ class Part:
         self.casting = casting
         self.why = why  # it came, in a word or two
         self.is_open = False
+        self.open_s: float | None = None  # since when
 
     @property
     def worker(self) -> str:
@@ -105,6 +111,7 @@ class Part:
 
     def opened(self) -> None:
         self.is_open = True
+        self.open_s = self.session.now()
         self.session.part_opened(self)
 
     def slot_lost(self) -> None:
@@ -157,6 +164,8 @@ class Session:
         self._heard_s = dict.fromkeys(Role, 0.0)  # before `_counted`, and on lost connections
         self._counted = 0  # samples heard up to here are in `_heard_s`
         self._meter = Meter(self.lock.rate_hz, epoch * SEQS)
+        self.deaths = 0  # of workers in a row, soon after they took it
+        self.apart_until_s = 0.0
         self._metered_part: tuple[str, str, str, Role] = ("", "", "", Role.LEAD)
         self._silent_before_s = 0.0
         # Each session at its own time within the second: those that came together (everybody,
@@ -205,6 +214,8 @@ class Session:
             return
         casting = self.cast.get(role)
         part = Part(self, link, slot, role, casting or self.cast[Role.LEAD], why)
+        if role is Role.LEAD and self.is_apart:
+            return  # the seat is kept for it
         has_lead = any(part.role is Role.LEAD for part in parts)
         fits = link.card is not None and self.lock.fits(link.card)
         if role is Role.LEAD and not fits:
@@ -214,6 +225,9 @@ class Session:
         elif self.coming is None and (self.state, Event.SLOT) in TABLE:
             self.coming = part
             self.on(Event.SLOT)
+
+    def now(self) -> float:
+        return self._clock.now()
 
     @property
     def has_performed(self) -> bool:
@@ -290,7 +304,8 @@ class Session:
     def rejoin(self, client: Client, wish: wire.Params, new_lock: Callable[[], SampleLock]) -> None:
         """The user is back, on a new connection."""
         self.client, self.wish, self._new_lock = client, wish, new_lock
-        self.on(Event.RESUME)
+        seated = self.performer is not None or self.coming is not None
+        self.on(Event.RESUME if seated else Event.RESUME_SEATLESS)
 
     def tell(self, event: wire.ServerEvent) -> None:
         if self.client is not None:
@@ -386,6 +401,10 @@ class Session:
 
     def part_lost(self, part: Part) -> None:
         now = self._clock.now()
+        if part in (self.performer, self.coming) and not part.link.left:
+            self._suspect(part, now)
+            if self.state is _ENDED:
+                return
         if part is self.coming:
             self.coming = None
             self._labels.part()
@@ -406,6 +425,30 @@ class Session:
             if part is not None:
                 part.link.release(part.slot, part)
                 part.slot_lost()
+
+    def _suspect(self, part: Part, now: float) -> None:
+        """Its worker died. Was it this session's doing? Nobody knows; but where worker after
+        worker dies as soon as it takes it, the session is kept apart for a while, so that those
+        who shared them part company, and in the end is stopped, not passed around."""
+        quick = part.open_s is None or now - part.open_s < QUICK_S
+        self.deaths = self.deaths + 1 if quick else 0
+        if self.deaths >= FATAL_DEATHS:
+            self.fail(
+                ModelFailed(
+                    f"{self.deaths} workers in a row died within {QUICK_S:.0f} s of taking this "
+                    "session, so it is stopped; if it happens again, tell who runs the server"
+                )
+            )
+        elif self.deaths >= SUSPICIOUS_DEATHS:
+            apart_s = zlib.crc32(f"{self.id}{self.deaths}".encode()) % 1000 / 1000 * APART_S
+            self.apart_until_s = now + APART_S / 4 + apart_s
+            words = ("session %s has lost %d workers in a row", self.id, self.deaths)
+            log.warning(*words, extra={"session": self.id})
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether no lead is to take it now."""
+        return self._clock.now() < self.apart_until_s
 
     # effects
 
@@ -489,7 +532,7 @@ class Session:
         self._send()
 
     def _rejoin(self) -> None:
-        """Whoever has the session opens it anew on the same slot."""
+        """Whoever has the session, if anybody does, opens it anew on the same slot."""
         self._placing.meter(self)
         self._meter.performer(self.lock.heard)
         self._count()
@@ -500,8 +543,8 @@ class Session:
         self._changes = deque([(0, self.wish)])
         self._meter = Meter(self.lock.rate_hz, self._meter.next_seq)
         self.coming, self.performer = self.performer or self.coming, None
-        assert self.coming is not None
-        self.coming.is_open = False
+        if self.coming is not None:
+            self.coming.is_open = False
 
     def _release(self) -> None:
         for part in (self.performer, self.coming):

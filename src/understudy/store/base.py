@@ -14,6 +14,9 @@ from understudy.core.fleet import (
     EdgeRow,
     Fleet,
     Link,
+    Machine,
+    Node,
+    Order,
     Placement,
     Request,
     Seat,
@@ -22,7 +25,7 @@ from understudy.core.fleet import (
 )
 from understudy.core.ledger import Interval, Role
 from understudy.core.wire import Card
-from understudy.store import bundles, transactions
+from understudy.store import bundles, machines, transactions
 from understudy.store.transactions import Kind, Transaction
 
 P = ParamSpec("P")
@@ -96,6 +99,27 @@ class SqlStore(ABC):
 
     async def expire(self, before_s: float) -> int:
         return await self._run(Kind.WRITE, transactions.expire, before_s)
+
+    async def offer(self, machine: Machine) -> None:
+        await self._run(Kind.EACH, machines.offer, machine)
+
+    async def withdraw(self, machine: str) -> None:
+        await self._run(Kind.WRITE, machines.withdraw, machine)
+
+    async def machines(self) -> Sequence[Machine]:
+        return await self._run(Kind.READ, machines.machines)
+
+    async def orders(self, machine: str | None = None) -> Sequence[Order]:
+        return await self._run(Kind.READ, machines.orders, machine)
+
+    async def order(self, node: Node, *, light: bool) -> str | None:
+        return await self._run(Kind.WRITE, machines.order, node, light)
+
+    async def cancel(self, node: str) -> bool:
+        return await self._run(Kind.WRITE, machines.cancel, node)
+
+    async def report(self, machine: str, exited: Mapping[str, str], stopped: Sequence[str]) -> None:
+        await self._run(Kind.WRITE, machines.report, machine, exited, stopped)
 
     async def save_card(self, model: str, revision: str, card: Card) -> None:
         await self._run(Kind.EACH, transactions.save_card, model, revision, card)

@@ -19,3 +19,35 @@ CREATE TABLE links (
     PRIMARY KEY (worker, edge)
 );
 CREATE INDEX links_of_an_edge ON links (edge);
+
+-- The files of each deployed bundle, as one archive in parts, so that any edge can hand them out.
+-- Part 0 comes last and says what the others are (JSON): without it the bundle is not whole.
+CREATE TABLE bundles (
+    revision TEXT NOT NULL,
+    part     INTEGER NOT NULL,
+    data     BYTEA NOT NULL,            -- (SQLite keeps bytes as they are, whatever the type)
+    PRIMARY KEY (revision, part)
+);
+
+-- The boxes that have joined, and what each is to run.
+CREATE TABLE machines (
+    name        TEXT PRIMARY KEY,
+    region      TEXT NOT NULL,
+    gpus        INTEGER NOT NULL,
+    cpus        INTEGER NOT NULL,
+    price_per_h DOUBLE PRECISION NOT NULL,
+    beat        INTEGER NOT NULL
+);
+
+CREATE TABLE orders (
+    id        TEXT PRIMARY KEY,         -- of the node, and so of its worker
+    model     TEXT NOT NULL,
+    revision  TEXT NOT NULL,
+    region    TEXT NOT NULL,
+    exited    TEXT,                     -- why, if it did by itself
+    started_s DOUBLE PRECISION,
+    machine   TEXT NOT NULL,
+    light     INTEGER NOT NULL,
+    wanted    INTEGER NOT NULL          -- 0: to be stopped; the row goes once it is
+);
+CREATE INDEX orders_of_a_machine ON orders (machine);

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Final, ParamSpec, TypeVar
@@ -46,14 +47,11 @@ class SqliteStore(SqlStore):
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > VERSION:
-                raise ConfigError(f"{self._path} is of a newer Understudy: upgrade, or pass --data")
             if version < VERSION:
-                steps = [script("migrate_2.sql" if version == 2 else "schema.sql")]
-                steps.append(f"PRAGMA user_version = {VERSION};")
-                if version == 1:
-                    steps = [script("migrate_1.sql"), *steps, _COPY_1]
-                db.executescript("BEGIN; " + "\n".join(steps) + " COMMIT;")
+                with _locked(self._path):  # other processes may begin at this very moment
+                    _migrate(db)
+            elif version > VERSION:
+                raise ConfigError(f"{self._path} is of a newer Understudy: upgrade, or pass --data")
         except sqlite3.DatabaseError as error:
             db.close()
             raise ConfigError(
@@ -102,6 +100,27 @@ class SqliteStore(SqlStore):
             return result
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    if str(path) == ":memory:":
+        yield
+        return
+    with path.with_name(f"{path.name}-schema").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version == VERSION:
+        return
+    steps = [script("migrate_2.sql" if version == 2 else "schema.sql")]
+    steps.append(f"PRAGMA user_version = {VERSION};")
+    if version == 1:
+        steps = [script("migrate_1.sql"), *steps, _COPY_1]
+    db.executescript("BEGIN; " + "\n".join(steps) + " COMMIT;")
 
 
 def _answer(db: sqlite3.Connection, transaction: Transaction[T]) -> T:

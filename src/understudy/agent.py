@@ -1,0 +1,255 @@
+"""`understudy join`: lends this machine to a fleet. It dials out only, and runs workers.
+
+What is to run is told by whichever edge it is in touch with, as a whole: it starts what is missing
+and stops what is not named. So it may lose its line, its address or its edge at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import subprocess
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+from understudy.core.errors import ConfigError, LinkError
+from understudy.core.fleet import Node
+from understudy.providers.subprocesses import Subprocesses
+from understudy.seams import Clock
+
+log = logging.getLogger(__name__)
+
+STATE_S: Final = 0.5  # how often it says how it is
+DIAL_S: Final = (0.2, 5.0)  # between two rounds of tries: at first, and at most
+CONNECT_S: Final = 5.0
+SILENCE_S: Final = 5.0  # of an edge: then another is tried
+ALONE_S: Final = 60.0  # without any edge: then what runs is nobody's
+GOODBYE_S: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What a machine says of itself. `price_per_h`: of one GPU."""
+
+    name: str
+    region: str
+    gpus: int
+    cpus: int
+    price_per_h: float = 0.0
+
+
+def count_gpus(wish: str) -> int:
+    """`all`, or a number. Raises ConfigError."""
+    if wish != "all":
+        if not wish.isdigit():
+            raise ConfigError(f"--gpus takes a number or all, not {wish!r}")
+        return int(wish)
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        listed = None
+    found = listed.stdout.count("GPU ") if listed and listed.returncode == 0 else 0
+    if not found:
+        raise ConfigError(
+            "nvidia-smi finds no GPU here; say how many to lend with --gpus N (0: this machine's "
+            "CPUs only)"
+        )
+    return found
+
+
+def link_of(url: str) -> str:
+    """Where a machine dials an edge that users reach at `url`."""
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ConfigError(f"{url} is no address of an edge; it looks like https://sf.example.com")
+    return f"{url.replace('http', 'ws', 1).rstrip('/')}/v1/link"
+
+
+class _Line(WSListener):
+    def __init__(self, heard: Callable[[Mapping[str, Any]], None]) -> None:
+        self._heard = heard
+        self.transport: WSTransport | None = None
+        self.why = ""  # it was closed, as the edge said
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self.transport = transport
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        self.transport = None
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type == WSMsgType.TEXT:
+            self._heard(json.loads(frame.get_payload_as_utf8_text()))
+        elif frame.msg_type == WSMsgType.CLOSE:
+            self.why = (frame.get_close_message() or b"").decode(errors="replace")
+            transport.send_close(frame.get_close_code())
+            transport.disconnect()
+
+    def say(self, **message: Any) -> None:
+        if self.transport is not None:
+            self.transport.send(WSMsgType.TEXT, json.dumps(message).encode())
+
+
+class Agent:
+    """Keeps in touch with the fleet, and runs what it is told to."""
+
+    def __init__(self, urls: Sequence[str], token: str, lent: Lent, clock: Clock) -> None:
+        """`urls`: of edges to dial first; each tells of all the others. Raises ConfigError."""
+        self._seeds = [link_of(url) for url in urls]
+        self._urls = list(self._seeds)
+        self._token = token
+        self._lent = lent
+        self._clock = clock
+        self._id = secrets.token_hex(8)
+        self._workers = Subprocesses()
+        self._orders: dict[str, Mapping[str, Any]] | None = None  # None: not told yet
+        self._busy: dict[str, asyncio.Task[None]] = {}  # nodes that are being started or stopped
+        self._exited: dict[str, str] = {}  # ... and what could not be started
+        self._gpus: dict[int, str] = {}  # index -> node
+        self._line: _Line | None = None
+        self._news = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until it is cancelled; then nothing that it started is left. Raises LinkError if the
+        fleet refuses this machine."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keep_in_touch())
+                group.create_task(self._keep_running())
+        except* LinkError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            await asyncio.gather(*self._busy.values(), return_exceptions=True)
+            await self._workers.close()
+            self._say_state()
+            await self._clock.sleep(GOODBYE_S)  # lets the last message leave
+
+    # the line
+
+    async def _keep_in_touch(self) -> None:
+        tries, alone_since = 0, self._clock.now()
+        while True:
+            for url in dict.fromkeys([*self._urls, *self._seeds]):
+                if await self._talk(f"{url}/machine"):
+                    tries, alone_since = 0, self._clock.now()
+                    break
+            else:
+                tries += 1
+            if self._clock.now() - alone_since > ALONE_S and self._orders:
+                log.error("no edge could be reached for %.0f s: all workers are stopped", ALONE_S)
+                self._orders = {}
+                self._news.set()
+            await self._clock.sleep(min(DIAL_S[1], DIAL_S[0] * 2.0 ** min(tries, 8)))
+
+    async def _talk(self, url: str) -> bool:
+        """One line's life; whether it was taken. Raises LinkError if the fleet says no."""
+        heard_s = self._clock.now()
+        taken = False
+
+        def heard(message: Mapping[str, Any]) -> None:
+            nonlocal heard_s, taken
+            heard_s, taken = self._clock.now(), True
+            self._heard(message)
+
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                _, line = await ws_connect(lambda: _Line(heard), url, use_aiofastnet=False)
+        except (OSError, TimeoutError) as error:
+            log.info("%s cannot be reached: %s", url, error)
+            return False
+        except Exception as error:
+            log.warning("%s refuses: %s", url, error)
+            return False
+        assert isinstance(line, _Line)
+        lent = self._lent
+        line.say(
+            token=self._token,
+            agent=self._id,
+            name=lent.name,
+            region=lent.region,
+            gpus=lent.gpus,
+            cpus=lent.cpus,
+            price_per_h=lent.price_per_h,
+        )
+        self._line = line
+        while line.transport is not None:
+            self._say_state()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STATE_S):
+                    await asyncio.shield(line.closed)
+        self._line = None
+        if line.why and not taken:
+            raise LinkError(line.why)
+        if line.why:
+            log.warning("the edge closed the line: %s", line.why)
+        return taken
+
+    def _say_state(self) -> None:
+        if self._line is None:
+            return
+        nodes = {node.id: node.exited for node in self._workers.nodes()}
+        self._line.say(nodes={**dict.fromkeys(self._busy), **nodes, **self._exited})
+
+    def _heard(self, message: Mapping[str, Any]) -> None:
+        self._orders = {order["id"]: order for order in message["nodes"]}
+        self._urls = list(message["urls"]) or self._urls
+        self._news.set()
+
+    # the workers
+
+    async def _keep_running(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STATE_S):
+                    await self._news.wait()
+            self._news.clear()
+            if self._orders is None:
+                continue
+            self._exited = {node: why for node, why in self._exited.items() if node in self._orders}
+            there = {node.id for node in self._workers.nodes()}
+            for node in there - self._orders.keys() - self._busy.keys():
+                self._begin(node, self._stop(node))
+            for node in self._orders.keys() - there - self._busy.keys() - self._exited.keys():
+                self._begin(node, self._start(self._orders[node]))
+
+    def _begin(self, node: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._busy[node] = task
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._busy.pop(node, None)
+            if not task.cancelled() and (error := task.exception()):
+                log.error("node %s: %s", node, error, exc_info=error)
+                self._exited[node] = f"could not be started: {error}"
+            self._say_state()
+            self._news.set()
+
+        task.add_done_callback(done)
+
+    async def _start(self, order: Mapping[str, Any]) -> None:
+        node = Node(order["id"], order["model"], order["revision"], order["region"])
+        visible = ""
+        if not order["light"]:
+            free = [gpu for gpu in range(self._lent.gpus) if gpu not in self._gpus]
+            if not free:
+                raise RuntimeError("no GPU of this machine is free")
+            self._gpus[free[0]] = node.id
+            visible = str(free[0])
+        log.info("node %s starts for %s", node.id, node.model)
+        await self._workers.start(
+            node, order["spec"], order["secret"], self._urls, CUDA_VISIBLE_DEVICES=visible
+        )
+
+    async def _stop(self, node: str) -> None:
+        await self._workers.stop(node)
+        self._gpus = {gpu: holder for gpu, holder in self._gpus.items() if holder != node}
+        log.info("node %s is stopped", node)
