@@ -144,6 +144,8 @@ def _check_values(bundle: Bundle, where: str) -> None:
         )
     if not 1 <= bundle.slots <= 1024:
         raise ConfigError(f"{where}: slots must be 1 to 1024, not {bundle.slots}")
+    if bundle.kind == "listen" and bundle.understudy not in (None, "none"):
+        raise ConfigError(f"{where}: nobody can cover for a listener; take its understudy out")
     if bundle.drain not in list(Drain):
         raise ConfigError(f"{where}: drain must be one of {', '.join(Drain)}, not {bundle.drain!r}")
     if not 0 <= bundle.load_s <= 3600:

@@ -440,7 +440,7 @@ def convert(
 
 @cli.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", required=False, type=click.Path(path_type=Path))
 @voice_option
 @param_option
 @urls_option
@@ -449,7 +449,7 @@ def convert(
 @takeover_option
 def stream(
     source: Path,
-    target: Path,
+    target: Path | None,
     voice: str,
     wishes: tuple[str, ...],
     urls: tuple[str, ...],
@@ -457,7 +457,10 @@ def stream(
     token: str | None,
     takeover: bool,
 ) -> None:
-    """Send a file through a running server at the pace of speech."""
+    """Send a file through a running server at the pace of speech.
+
+    A listener's labels are printed, and need no TARGET.
+    """
     from understudy.client import Client
     from understudy.files import read_audio, stream_pcm, write_audio
 
@@ -467,7 +470,10 @@ def stream(
     )
     with progress(len(pcm), source.name) as update:
         out = eventloop.run(stream_pcm(session, pcm, rate_hz, update, _say))
-    write_audio(target, out, rate_hz)
+    if len(out):
+        if target is None:
+            raise Sentence(f"{voice} gives audio; say where to write it: stream {source} TARGET")
+        write_audio(target, out, rate_hz)
 
 
 def _say(words: str) -> None:

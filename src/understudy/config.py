@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 DEFAULT_PORT: Final = 8765
 DEFAULT_SLOTS: Final = 4
 REGIONS_FILE: Final = "regions.json"  # of a world in a data folder: who runs where
+KINDS: Final = ("convert", "listen")  # of models that are served
 PITCH: Final = "understudy.models.pitch:PitchModel"  # can stand in for anybody
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -50,6 +52,7 @@ class ModelSpec:
     crash_per_minute: float = 0.0  # for drills: how often each of its workers dies, on average
     path: str = ""  # the folder of its bundle, if it was deployed
     bundle: str = ""  # ... and the hash of that
+    kind: str = "convert"  # or "listen"
 
     @property
     def revision(self) -> str:
@@ -99,8 +102,9 @@ class Config:
 
     def understudy_of(self, voice: Voice) -> Voice | None:
         """The voice that covers while no lead is ready, always on; a voice of a model that is
-        always on itself needs none."""
-        if voice.understudy == "none" or self.models[voice.model].workers is not None:
+        always on itself needs none, nor does a listener: its labels may come late."""
+        model = self.models[voice.model]
+        if voice.understudy == "none" or model.workers is not None or model.kind == "listen":
             return None
         if voice.understudy is not None:
             return self.voices.get(voice.understudy)
@@ -159,9 +163,14 @@ def parse(text: str, source: str) -> Config:
     }
     for voice in voices.values():
         cover = voices.get(voice.understudy or "")
-        if voice.understudy not in (None, "none") and (
-            cover is None or not models[cover.model].workers
-        ):
+        if voice.understudy in (None, "none"):
+            continue
+        if models[voice.model].kind == "listen":
+            raise ConfigError(
+                f"{source}: [voices.{voice.name}] is a listener; nobody can cover for it, so take "
+                "its understudy out"
+            )
+        if cover is None or not models[cover.model].workers or models[cover.model].kind == "listen":
             raise ConfigError(
                 f'{source}: [voices.{voice.name}] understudy must be "none" or a voice here '
                 "whose model is always on (workers = 1 or more)"
@@ -250,6 +259,7 @@ def _fields(raw: Mapping[str, Any], known: Mapping[str, type], where: str) -> No
 def _model(name: str, raw: Mapping[str, Any], where: str) -> ModelSpec:
     known = {"engine": str, "slots": int, "workers": int, "options": dict}
     known |= {"load_s": float, "price_per_h": float, "drain": str, "crash_per_minute": float}
+    known |= {"kind": str}
     _fields(raw, known, where)
     if ":" not in raw.get("engine", ""):
         raise ConfigError(f'{where} needs engine = "module:Class"')
@@ -263,6 +273,8 @@ def _model(name: str, raw: Mapping[str, Any], where: str) -> ModelSpec:
         )
     if spec.drain not in list(Drain):
         raise ConfigError(f"{where}: drain must be one of {', '.join(Drain)}")
+    if spec.kind not in KINDS:
+        raise ConfigError(f"{where}: kind must be one of {', '.join(KINDS)}")
     return spec
 
 
@@ -287,8 +299,17 @@ def _voice(
 
 
 def template() -> str:
-    """The understudy.toml that Understudy ships with."""
-    return resources.files("understudy").joinpath("understudy.toml").read_text()
+    """The understudy.toml that Understudy ships with; what needs a package that is not installed
+    is commented out."""
+    text = resources.files("understudy").joinpath("understudy.toml").read_text()
+    if find_spec("onnxruntime") is not None:
+        return text
+    needs = "# (This needs ONNX Runtime: pip install 'understudy[onnx]')"
+    blocks = text.split("\n\n")
+    for n, block in enumerate(blocks):
+        if block.startswith(("[models.listener]", "[voices.listener]")):
+            blocks[n] = "\n".join([needs, *(f"# {line}" for line in block.splitlines())])
+    return "\n\n".join(blocks)
 
 
 def data_dir(chosen: Path | None) -> Path:

@@ -27,7 +27,7 @@ from understudy.core.fleet import (
     Worker,
 )
 from understudy.core.ledger import Interval, Role
-from understudy.core.wire import Card, Control
+from understudy.core.wire import Card, Control, Heard
 
 
 class Clock(Protocol):
@@ -65,6 +65,22 @@ class Model(Protocol):
 
     def step(self, frames: NDArray[np.float32], active: NDArray[np.bool_]) -> NDArray[np.float32]:
         """frames [slots, n·frame] in -1..1, active [slots] -> [slots, n·frame], n <= burst."""
+        ...
+
+
+@runtime_checkable
+class Listening(Model, Protocol):
+    """A model of the kind *listen* (audio to labels): it says what it hears beside its steps.
+
+    `step` returns its frames as they are and `latency_samples` is 0, so that all that holds for
+    an audio stream (its lock on samples, its moves, its bill) holds for labels, too.
+    """
+
+    labels: Sequence[str]  # all that it can say
+
+    def events(self) -> Sequence[Heard]:
+        """What the last step heard in its active slots, in order; samples count from the step's
+        first one. A slot that was primed with `context_s` says what one that stayed would."""
         ...
 
 

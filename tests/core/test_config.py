@@ -25,10 +25,12 @@ def test_the_shipped_file_has_the_promised_voices() -> None:
         "natural-up",
         "natural-down",
         "mirror",
+        "listener",
         "miku",
         "miku-dev",
         "teto",
     ]
+    assert config.models["listener"].kind == "listen"
     assert config.voice("chipmunk").params["pitch"] == 7
     with pytest.raises(UnknownVoice, match="chipmunk"):
         config.voice("nobody")
@@ -191,6 +193,46 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="pass --data"):
         ConfigFile.of_data(tmp_path / "file" / "data")
+
+
+def test_without_onnx_runtime_the_shipped_file_has_no_listener(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("understudy.config.find_spec", lambda name: None)
+    config = parse(template(), "template")
+    assert "listener" not in config.models
+    assert "listener" not in config.voices
+    assert "teto" in config.voices
+    assert "understudy[onnx]" in template()
+
+
+LISTENING = """
+[models.ears]
+kind = "{kind}"
+engine = "understudy.models.listener:Listener"
+
+[models.pitch]
+engine = "understudy.models.pitch:PitchModel"
+workers = 1
+
+[voices.ears]
+model = "ears"
+{understudy}
+
+[voices.high]
+model = "pitch"
+"""
+
+
+def test_nobody_covers_for_a_listener() -> None:
+    config = parse(LISTENING.format(kind="listen", understudy=""), "f")
+    assert config.understudy_of(config.voice("ears")) is None
+    converting = parse(LISTENING.format(kind="convert", understudy=""), "f")
+    assert converting.understudy_of(converting.voice("ears")) == converting.voice("high")
+    with pytest.raises(ConfigError, match="nobody can cover"):
+        parse(LISTENING.format(kind="listen", understudy='understudy = "high"'), "f")
+    with pytest.raises(ConfigError, match="kind must be one of"):
+        parse(LISTENING.format(kind="sing", understudy=""), "f")
 
 
 PROVIDERS = """

@@ -136,9 +136,7 @@ async def _measure(
     found = Found()
     audience = worlds.audience_of(world)
     clock = SystemClock()
-    faults = Faults(
-        clock, data=world.data, where=world.where, seed=SEED, store_s=effort.store_s
-    )
+    faults = Faults(clock, data=world.data, where=world.where, seed=SEED, store_s=effort.store_s)
     await audience.open()
     await world.all_up(audience)
     await worlds.knows(world, voices)

@@ -17,6 +17,7 @@ from understudy.core.wire import BYTES_PER_SAMPLE, Card, Spread
 OVERDUE_S: Final = 0.200  # an answer later than this is given up
 CAUGHT_UP_S: Final = 0.100  # and then everything older than this is, so that gaps are few
 TIMINGS: Final = 100  # a few seconds of frames
+LATE_S: Final = 30.0  # of input that no listener has heard yet: so late may its labels be
 
 
 class Resampler(Protocol):
@@ -83,6 +84,8 @@ class SampleLock:
             math.ceil(card.context_s * self.model_hz) + card.alignment for card in cards
         )
         self.history = History()
+        # A listener has heard up to here: what came later is kept for whoever listens next.
+        self.listened: int | None = 0 if any(card.listens for card in cards) else None
         self.received = 0  # client samples in
         self.sent = 0  # client samples out
         self.silent_s = 0.0
@@ -100,7 +103,8 @@ class SampleLock:
     def fits(self, card: Card) -> bool:
         """Whether a model can perform here: at this rate, within this latency."""
         return (
-            card.sample_rate in (0, self.model_hz)
+            card.listens == (self.listened is not None)
+            and card.sample_rate in (0, self.model_hz)
             and card.latency + card.frame - 1 <= self._lookahead
         )
 
@@ -130,9 +134,16 @@ class SampleLock:
             # A client may run ahead; that is no lateness of the engine's.
             due = max(now, self._began + position / self.model_hz)
             # What is unanswered, and the context before it: enough for any worker to go on.
-            self.history.append(pcm, self._next - self._context)
+            self.history.append(pcm, self._horizon())
             self._due.append((self.history.end, now, due))
         return position, pcm
+
+    def _horizon(self) -> int:
+        """Input before this position is needed no more."""
+        if self.listened is None:
+            return self._next - self._context
+        late = self.history.end - round(LATE_S * self.model_hz)
+        return max(late, min(self.listened, self._next)) - self._context
 
     def context(self, card: Card) -> tuple[int, bytes]:
         """(position, PCM) that a fresh worker needs to go on where the last one stopped."""
@@ -140,6 +151,8 @@ class SampleLock:
 
     def answer(self, position: int, pcm: bytes | memoryview, step_s: float, now: float) -> None:
         """Takes output of who performs; what was sent already, or given up, is ignored."""
+        if self.listened is not None:
+            self.listened = max(self.listened, position + len(pcm) // BYTES_PER_SAMPLE)
         if self._crossing is not None and self._crossing.begun:
             self._crossing.old.put(position, pcm)
             self._cross(step_s, now)
@@ -229,6 +242,8 @@ class SampleLock:
         while self._due and now - self._due[0][2] > CAUGHT_UP_S:
             end = self._due.popleft()[0]
         self._silence(max(self._next, end - self._lookahead))
+        if self.listened is not None:  # labels may come late, so nothing is skipped for long
+            return max(0, self.history.end - round(LATE_S * self.model_hz))
         return end
 
     def abandon(self) -> None:

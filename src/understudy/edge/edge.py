@@ -281,9 +281,10 @@ class Edge:
         cards = [lead]
         for worker in self.seating.fleet.workers:  # older revisions take sessions, too
             card = self.cards.get((worker.model, worker.revision))
-            if worker.model == voice.model and card and card.sample_rate == lead.sample_rate:
+            like = card and (card.sample_rate, card.kind) == (lead.sample_rate, lead.kind)
+            if worker.model == voice.model and card and like:
                 cards.append(card)
-        if cover := config.understudy_of(voice):
+        if not lead.listens and (cover := config.understudy_of(voice)):
             card = self.card(cover.model)
             rates = {card.sample_rate, lead.sample_rate} - {0} if card else set()
             if card is None or len(rates) > 1:

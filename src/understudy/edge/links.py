@@ -14,7 +14,7 @@ from picows import WSMsgType
 
 from understudy.core.errors import LinkError, UnderstudyError
 from understudy.core.fleet import Worker, WorkerState
-from understudy.core.wire import Card, decode_records, encode_header
+from understudy.core.wire import Card, Heard, decode_labels, decode_records, encode_header
 from understudy.edge.websocket import Peer
 from understudy.seams import Clock
 
@@ -32,6 +32,8 @@ class Performing(Protocol):
     """What a link needs of a session."""
 
     def answer(self, position: int, pcm: memoryview, step_s: float, now: float) -> None: ...
+
+    def heard(self, labels: list[Heard]) -> None: ...
 
     def opened(self) -> None: ...
 
@@ -178,6 +180,10 @@ class WorkerLink(Peer):
             case "refused":
                 if session := self._sessions.pop(message["slot"], None):
                     session.refused(str(message["message"]))
+            case "labels":
+                labels, slot = decode_labels(message), message["slot"]
+                if (session := self._sessions.get(slot)) and slot not in self._opening:
+                    session.heard(labels)
             case "stats":
                 self.busy_s = float(message["busy_s"])
             case other:

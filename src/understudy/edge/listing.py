@@ -97,6 +97,8 @@ def describe(name: str, config: Config, card: wire.Card | None) -> dict[str, Any
         "latency_ms": latency_ms,
         "params": dict(voice.params),
         "controls": {} if card is None else _controls(card.controls),
+        "kind": config.models[voice.model].kind if card is None else card.kind,
+        "labels": [] if card is None else list(card.labels),
         "understudy": cover.name if (cover := config.understudy_of(voice)) else None,
     }
 

@@ -15,6 +15,7 @@ from understudy.core import wire
 from understudy.core.audio import SampleLock
 from understudy.core.errors import Internal, ModelFailed, UnderstudyError
 from understudy.core.fleet import Placement
+from understudy.core.labels import Labels
 from understudy.core.ledger import Interval, Meter, Role
 from understudy.core.session import DEADLINES, TABLE, Effect, Event, State, advance
 from understudy.core.wire import BYTES_PER_SAMPLE
@@ -105,6 +106,9 @@ class Part:
     def answer(self, position: int, pcm: memoryview, step_s: float, now: float) -> None:
         self.session.answer(self, position, pcm, step_s, now)
 
+    def heard(self, labels: list[wire.Heard]) -> None:
+        self.session.hear(self, labels)
+
     def opened(self) -> None:
         self.is_open = True
         self.open_s = self.session.now()
@@ -147,6 +151,8 @@ class Session:
         self.client: Client | None = client
         self._new_lock = new_lock
         self.lock = new_lock()
+        self._listens = cast[Role.LEAD].card.listens
+        self._labels = Labels()
         self._changes = deque([(0, self.wish)])  # (input position, the wish from there on)
         self._placing = placing
         self._clock = clock
@@ -375,6 +381,23 @@ class Session:
         if self.state is _MOVING and not self.lock.crossing:
             self.on(Event.CROSSED)
 
+    def hear(self, part: Part, labels: list[wire.Heard]) -> None:
+        """What a listener says."""
+        listened = self.lock.listened
+        if listened is None:
+            return
+        if part is self.performer:
+            self._tell_labels(self._labels.tell(labels, listened))
+        elif part is self.coming:
+            self._labels.hold(labels, listened)
+
+    def _tell_labels(self, labels: list[wire.Heard]) -> None:
+        ratio, received = self.lock.rate_hz / self.lock.model_hz, self.lock.received
+        for one in labels:
+            # The last step hears a little more than what was said: the silence that ends it.
+            at, start = (min(received, round(k * ratio)) for k in (one.at, one.start))
+            self.tell(wire.Label(self.id, one.label, round(one.score, 3), at, start, one.lasts))
+
     def part_opened(self, part: Part) -> None:
         if part is self.coming:
             self.on(Event.OPENED)
@@ -387,6 +410,7 @@ class Session:
                 return
         if part is self.coming:
             self.coming = None
+            self._labels.part()
             self.lock.part(now)
             self._placing.release(self, part)
             self.on(Event.COMING_LOST)
@@ -437,7 +461,7 @@ class Session:
 
     def _send(self) -> None:
         pcm = self.lock.take()
-        if pcm and self.client is not None:
+        if pcm and self.client is not None and not self._listens:
             self.client.send_audio(pcm)
         if self.state is _FLUSHING and self.lock.done:
             self.on(Event.FLUSHED)
@@ -484,12 +508,16 @@ class Session:
                 latency_ms=round(self.lock.latency / self.lock.rate_hz * 1e3, 3),
                 latency_samples=self.lock.latency,
                 resume=self.resume,
+                kind=part.casting.card.kind,
             )
         )
+        if self.lock.listened is not None:
+            self._tell_labels(self._labels.join(self.lock.listened))
         self._placing.promoted(self, before or None, part)
 
     def _drop(self) -> None:
         if self.coming is not None:
+            self._labels.part()
             self.lock.part(self._clock.now())
             part, self.coming = self.coming, None
             self._give_back(part)
@@ -517,6 +545,7 @@ class Session:
         self._count()
         self._silent_before_s += self.lock.silent_s
         self.lock = self._new_lock()
+        self._labels = Labels()
         self._counted = 0
         self._changes = deque([(0, self.wish)])
         self._meter = Meter(self.lock.rate_hz, self._meter.next_seq)

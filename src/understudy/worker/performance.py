@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from understudy.core.wire import Record, encode_header
+from understudy.core.wire import Heard, Record, encode_header, encode_labels
 from understudy.seams import Clock, Model
 from understudy.worker.link import Link
 from understudy.worker.slots import Output, Slots, card_of
@@ -156,9 +156,16 @@ class Performance:
         self._slots.refused.clear()
         for slot, message in refused:
             self._refuse(slot, message)
+        if self._slots.heard:  # before the audio that they are about
+            self._send_labels(self._slots.heard)
         self._send(outputs, took)
         if self._slots.due:
             self._wake()
+
+    def _send_labels(self, heard: list[Heard]) -> None:
+        for slot in {one.slot: None for one in heard}:
+            if (link := self._owners.get(slot)) is not None:
+                link.say(**encode_labels(slot, [one for one in heard if one.slot == slot]))
 
     def _send(self, outputs: list[Output], took: float) -> None:
         """One message an edge, however many of its sessions are on it."""

@@ -79,6 +79,9 @@ export function words(state: SessionState, voiceTitle: string): Words {
       };
     }
     case "live":
+      if (state.listens) {
+        return { title: "Listening", detail: `${voiceTitle} hears you.`, tone: "live" };
+      }
       return state.role === "lead"
         ? { title: "Live", detail: `${voiceTitle} performs.`, tone: "live" }
         : {

@@ -192,6 +192,9 @@ export class Session extends Emitter<SessionEvent> {
       case "event":
         this.usage(message.event);
         break;
+      case "label":
+        this.emit({ type: "label", label: message.label });
+        break;
       case "warn": {
         const { code, detail, retryable } = message.error;
         this.emit({ type: "warning", error: serverError(code, detail, retryable) });
