@@ -12,7 +12,6 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -299,17 +298,8 @@ def _voice(
 
 
 def template() -> str:
-    """The understudy.toml that Understudy ships with; what needs a package that is not installed
-    is commented out."""
-    text = resources.files("understudy").joinpath("understudy.toml").read_text()
-    if find_spec("onnxruntime") is not None:
-        return text
-    needs = "# (This needs ONNX Runtime: pip install 'understudy[onnx]')"
-    blocks = text.split("\n\n")
-    for n, block in enumerate(blocks):
-        if block.startswith(("[models.listener]", "[voices.listener]")):
-            blocks[n] = "\n".join([needs, *(f"# {line}" for line in block.splitlines())])
-    return "\n\n".join(blocks)
+    """The understudy.toml that Understudy ships with."""
+    return resources.files("understudy").joinpath("understudy.toml").read_text()
 
 
 def data_dir(chosen: Path | None) -> Path:
