@@ -102,7 +102,7 @@ def test_what_was_stopped_ends_as_if_it_had_not_been(words: Path, tmp_path: Path
 
 
 def test_a_training_that_gets_no_better_stops(words: Path, tmp_path: Path) -> None:
-    plan = Plan(epochs=40, patience=2, learning_rate=1e-6, seed=1)
+    plan = Plan(epochs=40, patience=2, learning_rate=0.0, seed=1)
     course = training.Course(words, tmp_path / "out", validate=("dan",), recipe=TINY, plan=plan)
     training.train(course)
     history = json.loads((tmp_path / "out" / loop.HISTORY).read_text())
@@ -287,3 +287,14 @@ def test_few_voices_are_augmented_more(words: Path, tmp_path: Path) -> None:
     settings = checkpoint.load(tmp_path / "few").settings
     assert settings["mixup"] > 0
     assert settings["augmentation"]["band_masks"] == Augmentation.strong().band_masks
+
+
+def test_norms_are_settled_on_what_is_heard() -> None:
+    torch.manual_seed(0)
+    norm = torch.nn.BatchNorm1d(3)
+    norm(torch.randn(4, 3, 5) * 9)
+    batches = [torch.randn(64, 3, 50) + 2 for _ in range(4)]
+    loop.settle_norms(norm, batches)
+    assert norm.running_mean is not None
+    assert torch.allclose(norm.running_mean, torch.cat(batches).mean((0, 2)), atol=1e-5)
+    assert norm.momentum == 0.1
