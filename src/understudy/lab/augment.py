@@ -38,8 +38,9 @@ class Augmentation:
 
     @classmethod
     def strong(cls) -> Augmentation:
-        """For few voices: a net that has heard four of them learns who speaks, not what is said."""
-        return cls(noise_share=0.7, snr_db=(0.0, 30.0), band_masks=2, frame_masks=2)
+        """For few voices: a net that has heard four of them learns who speaks, not what is said,
+        and which microphone each had."""
+        return cls(colour_db=6.0, noise_share=0.7, snr_db=(0.0, 30.0), band_masks=2, frame_masks=2)
 
     @classmethod
     def none(cls) -> Augmentation:
