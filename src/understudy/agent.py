@@ -155,14 +155,18 @@ class Agent:
         self._news.set()
 
     async def _until_left(self, grace_s: float) -> None:
+        touched_s = self._clock.now()
         while True:
+            now = self._clock.now()
+            if self._line is not None:
+                touched_s = now
             if self._leaving_since is not None:
-                told = self._orders is not None and self._line is not None
-                runs = self._busy or self._workers.nodes() or (told and self._orders)
-                if not runs:
+                told = self._line is not None and self._orders
+                if not (told or self._busy or self._workers.nodes()):
                     return
-                if self._clock.now() - self._leaving_since >= grace_s:
-                    log.warning("%d workers still ran", len(self._workers.nodes()))
+                alone = now - max(touched_s, self._leaving_since) > 2 * SILENCE_S
+                if alone or now - self._leaving_since >= grace_s:
+                    log.warning("leaving, though workers run: %d", len(self._workers.nodes()))
                     return
             await self._clock.sleep(STATE_S / 5)
 
