@@ -93,8 +93,10 @@ class _Line(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         self.heard_s = self._clock.now()
         if frame.msg_type == WSMsgType.TEXT:
-            self.taken = True
-            self._heard(json.loads(frame.get_payload_as_utf8_text()))
+            message = json.loads(frame.get_payload_as_utf8_text())
+            if message:  # else it says that the line holds
+                self.taken = True
+                self._heard(message)
         elif frame.msg_type == WSMsgType.CLOSE:
             self.why = (frame.get_close_message() or b"").decode(errors="replace")
             transport.send_close(frame.get_close_code())
@@ -230,8 +232,6 @@ class Agent:
         )
 
     def _heard(self, message: Mapping[str, Any]) -> None:
-        if "nodes" not in message:
-            return  # a ping
         self._orders = {order["id"]: order for order in message["nodes"]}
         self._urls = list(message["urls"]) or self._urls
         self._news.set()

@@ -37,7 +37,8 @@ tokyo = {{ resource = "tokyo" }}
 
 
 def spec_json(model: str, revision: str) -> str:
-    return json.dumps({"name": model, "engine": "x:Y", "slots": 1, "options": {}})
+    spec = {"name": model, "revision": revision, "engine": "x:Y", "slots": 1, "options": {}}
+    return json.dumps(spec)
 
 
 def on_ray() -> RayProvider:
