@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from picows import WSListener, ws_create_server
 
 from tests.contract.test_provider import node, process_of, spec_json
 from tests.joined import Joined
@@ -54,6 +55,15 @@ async def test_the_same_machine_may_come_to_another_edge_with_what_it_runs(
     assert not agent.done()
     await joined.stop("n1")  # the new edge hands it on
     assert not process.is_running()
+
+
+async def test_an_edge_that_says_nothing_is_left_for_another(joined: Joined) -> None:
+    mute = await ws_create_server(lambda request: WSListener(), "127.0.0.1", 0)
+    joined.urls["paris"] = joined.urls["sf"]
+    urls = (f"http://127.0.0.1:{mute.sockets[0].getsockname()[1]}", await joined.edge())
+    joined.agents["paris"] = asyncio.create_task(joined.agent("paris", *urls).run())
+    await beats(joined, "box/paris")
+    mute.close()
 
 
 async def test_a_region_that_is_full_refuses_before_it_is_asked_and_after(joined: Joined) -> None:
