@@ -93,8 +93,10 @@ class _Line(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         self.heard_s = self._clock.now()
         if frame.msg_type == WSMsgType.TEXT:
-            self.taken = True
-            self._heard(json.loads(frame.get_payload_as_utf8_text()))
+            message = json.loads(frame.get_payload_as_utf8_text())
+            if message:  # else it says that the line holds
+                self.taken = True
+                self._heard(message)
         elif frame.msg_type == WSMsgType.CLOSE:
             self.why = (frame.get_close_message() or b"").decode(errors="replace")
             transport.send_close(frame.get_close_code())
@@ -155,14 +157,18 @@ class Agent:
         self._news.set()
 
     async def _until_left(self, grace_s: float) -> None:
+        touched_s = self._clock.now()
         while True:
+            now = self._clock.now()
+            if self._line is not None:
+                touched_s = now
             if self._leaving_since is not None:
-                told = self._orders is not None and self._line is not None
-                runs = self._busy or self._workers.nodes() or (told and self._orders)
-                if not runs:
+                told = self._line is not None and self._orders
+                if not (told or self._busy or self._workers.nodes()):
                     return
-                if self._clock.now() - self._leaving_since >= grace_s:
-                    log.warning("%d workers still ran", len(self._workers.nodes()))
+                alone = now - max(touched_s, self._leaving_since) > 2 * SILENCE_S
+                if alone or now - self._leaving_since >= grace_s:
+                    log.warning("leaving, though workers run: %d", len(self._workers.nodes()))
                     return
             await self._clock.sleep(STATE_S / 5)
 
@@ -226,8 +232,6 @@ class Agent:
         )
 
     def _heard(self, message: Mapping[str, Any]) -> None:
-        if "nodes" not in message:
-            return  # a ping
         self._orders = {order["id"]: order for order in message["nodes"]}
         self._urls = list(message["urls"]) or self._urls
         self._news.set()

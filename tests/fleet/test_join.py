@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from understudy.bench.server import RATE_HZ, Speaker
 from understudy.core.fleet import Machine, Order, Worker
 from understudy.core.wire import Live
 from understudy.seams import Store
+from understudy.store import open_store
 from understudy.tokens import Keys
 
 CONFIG = """
@@ -163,7 +165,7 @@ async def test_who_is_on_a_machine_that_leaves_is_moved_first(fleet: Fleet) -> N
         await fleet.machines("light", "other")
         moves = [t.event for t in speaker.told[told:] if isinstance(t.event, Live)]
         assert [move.role for move in moves] == ["lead"]  # no understudy in between
-        assert "still ran" not in one.log
+        assert "though workers run" not in one.log
         orders = await fleet.orders(lambda orders: len(orders) == 2)
         assert {order.machine for order in orders} == {"box/light", "box/other"}
 
@@ -192,7 +194,7 @@ async def test_a_machine_whose_users_cannot_be_moved_goes_when_its_grace_is_over
         covered = len(speaker.lives("understudy"))
         heavy.leave()
         assert await asyncio.to_thread(heavy.wait) == 0
-        assert "1 workers still ran" in heavy.log
+        assert "leaving, though workers run: 1" in heavy.log
         await speaker.until_live("understudy", covered + 1)
         await fleet.machines("light")
         await fleet.orders(lambda orders: len(orders) == 1)  # not after a silence: at once
@@ -243,6 +245,20 @@ async def test_what_is_not_to_be_had_leaves_no_rows(fleet: Fleet) -> None:
     assert len(await fleet.workers(bool)) == 3
     assert server.log.count("heavy is not started") == 1
     assert "".join(server.lines[before:]).count(refused) == 1
+
+
+async def test_a_node_that_nobody_owns_is_returned(fleet: Fleet) -> None:
+    fleet.join("light", cpus=2)
+    server = fleet.serve()
+    (order,) = await fleet.orders(lambda orders: len(orders) == 1)
+    store = await open_store(fleet.data / "understudy.db")
+    stray = replace(order.node, id="stray")
+    assert await store.order(stray, light=True) == "box/light"
+    await store.close()
+    await asyncio.to_thread(server.wait_for, "node stray .* is returned")
+    (kept,) = await fleet.orders(lambda orders: len(orders) == 1)
+    assert kept.node.id == order.node.id
+    assert [worker.id for worker in await fleet.workers(bool)] == [order.node.id]
 
 
 async def test_who_may_not_join_is_told_why(fleet: Fleet) -> None:

@@ -20,8 +20,13 @@ log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.25  # how often the store is asked for orders, which tells it that all is well
 SILENCE_S: Final = 3.0  # of a machine: then it is not in touch any more
+STILL_S: Final = 4 * POLL_S  # no edge that hears of a machine says nothing for so long
 MOST: Final = 1024
 PING_S: Final = 1.0  # how often it hears that the line holds
+
+
+def _taken(name: str) -> str:
+    return f"another machine is called {name}; give this one a --name"
 
 
 class Joined(Protocol):
@@ -124,13 +129,11 @@ class MachineLink(Peer):
             raise LinkError("a price is a number, and not negative")
         old = self._all.links.get(machine.name)
         if old is not None and old.agent != self.agent and old.is_in_touch:
-            raise LinkError(f"another machine is called {machine.name}; give this one a --name")
+            raise LinkError(_taken(machine.name))
         self.machine = machine
         self._all.links[machine.name] = self
         if old is not None and old.transport is not None:  # it has changed its address
             old.transport.disconnect(False)
-        words = "machine %s has joined: %d GPUs, room for %d on its CPUs, %s"
-        log.info(words, machine.name, machine.gpus, machine.cpus, machine.region)
         self._serving = asyncio.get_running_loop().create_task(self._serve())
 
     @property
@@ -151,10 +154,13 @@ class MachineLink(Peer):
 
     async def _serve(self) -> None:
         store, name, clock = self._all.store, self.machine.name, self._all.clock
+        if not await self._is_the_only_one():
+            self.refuse(LinkError(_taken(name)))
+            return
+        words = "machine %s has joined: %d GPUs, room for %d on its CPUs, %s"
+        log.info(words, name, self.machine.gpus, self.machine.cpus, self.machine.region)
         while True:
-            if clock.now() - self._pinged_s >= PING_S:
-                self._pinged_s = clock.now()
-                self.send_text("{}")
+            self._ping()
             try:
                 if self.is_in_touch and self._nodes is not None:
                     await store.offer(self.machine)
@@ -164,6 +170,30 @@ class MachineLink(Peer):
             except Exception:
                 log.exception("machine %s: its orders could not be handed on", name)
             await clock.sleep(POLL_S)
+
+    def _ping(self) -> None:
+        if self._all.clock.now() - self._pinged_s >= PING_S:
+            self._pinged_s = self._all.clock.now()
+            self.send_text("{}")
+
+    async def _is_the_only_one(self) -> bool:
+        """Whether no other edge goes on hearing of a machine of this name. (For a while one may, of
+        this very machine: on a line that it has left.)"""
+        clock, seen = self._all.clock, -1
+        until = clock.now() + SILENCE_S + 2 * STILL_S
+        while clock.now() < until:
+            try:
+                machines = await self._all.store.machines()
+            except StoreAway:
+                until = clock.now() + SILENCE_S + 2 * STILL_S
+            else:
+                beat = next((m.beat for m in machines if m.name == self.machine.name), 0)
+                if beat in (0, seen):
+                    return True
+                seen = beat
+            self._ping()
+            await clock.sleep(STILL_S)
+        return False
 
     async def _pass_on(self, orders: Sequence[Order]) -> None:
         known = self._nodes or {}
