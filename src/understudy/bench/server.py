@@ -182,7 +182,7 @@ class Server:
 @contextmanager
 def serving(config: str | None = None, **env: str) -> Iterator[Server]:
     """A server on a free port with an empty data folder, gone at the end, by SIGTERM too."""
-    with running(lambda data: Server(data, config=config, **env)) as server:
+    with running(lambda data: Server(data, 0, config, **env)) as server:
         yield server
 
 
