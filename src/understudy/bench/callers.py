@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -19,14 +20,23 @@ from understudy.core import wire
 CHUNK_S: Final = CHUNK / RATE_HZ
 GAP_S: Final = CHUNK_S + 0.060  # between two sounds: a listener keeps 60 ms in store
 SPEECH_S: Final = 20.0
+SPEECHES: Final = 8
+BEGINS_S: Final = 1.0  # what a fault takes away is gone by then
 STOP_S: Final = 20.0
 
 
-def never_zero(audio: Path | None, first: int, seconds: float = SPEECH_S) -> Pcm:
-    """Speech without a sample that is zero: each zero that is heard is silence in its place."""
-    spoken = load_pcm(audio, RATE_HZ, seconds, first=first).copy()
-    spoken[spoken == 0] = 1
-    return spoken
+@cache
+def never_zero(audio: Path | None) -> tuple[Pcm, ...]:
+    """Speeches without a sample that is zero: each zero that is heard is silence in its place.
+
+    Reading them takes a while in which nobody is heard here: to be called before anybody speaks.
+    """
+    found = []
+    for number in range(SPEECHES):
+        spoken = load_pcm(audio, RATE_HZ, SPEECH_S, first=3 * number).copy()
+        spoken[spoken == 0] = 1
+        found.append(spoken)
+    return tuple(found)
 
 
 class Caller:
@@ -133,9 +143,12 @@ def gaps(sounds: Sequence[float], start_s: float, end_s: float) -> list[tuple[fl
     ]
 
 
-def again_s(sounds: Sequence[float], at_s: float, until_s: float) -> float:
-    """From a moment to the end of the longest time without a sound after it; 0: there was none."""
-    found = gaps(sounds, at_s, until_s)
+def again_s(
+    sounds: Sequence[float], at_s: float, until_s: float, within_s: float = BEGINS_S
+) -> float:
+    """From a moment to the end of the longest time without a sound that began soon after it (and
+    so because of it: what begins later has other reasons); 0: there was none."""
+    found = [gap for gap in gaps(sounds, at_s, until_s) if gap[0] <= at_s + within_s]
     if not found:
         return 0.0
     start_s, length_s = max(found, key=lambda gap: gap[1])

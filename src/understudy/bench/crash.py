@@ -304,7 +304,7 @@ async def _round(
         await asyncio.sleep(effort.settle_s)
         users = {speaker.lives()[0].event.session: k for k, speaker in enumerate(speakers)}
         hits: list[Hit] = []
-        rss_mb = rss_mb(server.process.pid)
+        before_mb = rss_mb(server.process.pid)
         while len(hits) < kills:
             hit = await _strike(server, speakers, users, number, choice)
             if hit is None:
@@ -317,7 +317,7 @@ async def _round(
         await asyncio.sleep(effort.stretch_s)
         await server.seen(lambda state: _all_led(state, users))
         await asyncio.sleep(effort.settle_s)
-        one.rss_mb = rss_mb, rss_mb(server.process.pid)
+        one.rss_mb = before_mb, rss_mb(server.process.pid)
         one.left = await _left(server)
         for speaker in speakers:
             await _leave(speaker, one)

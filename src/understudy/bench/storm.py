@@ -11,8 +11,8 @@ silence in its place), spread over the regions; their clients know one edge and 
 
 - gap: a stretch of more than 80 ms in which no sample came that is not zero (a listener who keeps
   60 ms in store hears it), less the 20 ms that a chunk lasts. After a fault: the longest that began
-  within 5 s of it, of each session whose edge or performer it took (of all, for the store's);
-  another fault may have been its reason.
+  within 5 s of it and before the next one, of each session whose edge or performer it took (of all,
+  for the store's); an earlier fault may have been its reason.
 - lost: a stream that ended unasked, or that had been silent for 10 s at the end.
 - billed: the ledger, once all streams have ended; heard: samples that are not zero, by the clients'
   own count. A session's edge that is killed takes along what it had not written yet: half a second,
@@ -87,6 +87,7 @@ class Found:
     lives: dict[int, list[tuple[float, float]]] = field(default_factory=dict)  # pid -> (s, MiB)
     sent_late_s: list[float] = field(default_factory=list)
     spoken_s: float = 0.0
+    impossible: dict[str, str] = field(default_factory=dict)  # deed -> why
 
 
 def run(
@@ -117,6 +118,7 @@ def run(
         "speech": "recorded" if files(audio) else "made up",
         "setup": asdict(effort) | {"minutes": length_s / 60.0, "seed": SEED},
         "hits": [asdict(hit) for _, hit in found.hits],
+        "impossible": found.impossible,
         "lost": found.lost,
         "accounts": [asdict(one) for one in found.accounts],
         "rss_mb": {str(pid): life for pid, life in found.lives.items()},
@@ -163,6 +165,7 @@ async def _measure(
             sampling.cancel()
             await asyncio.gather(sampling, return_exceptions=True)
             await faults.close()
+        found.impossible = {deed: why.message for deed, why in faults.impossible.items()}
         ended_s = time.perf_counter()
         found.doubled = await worlds.doubled(world.where)
         why = await asyncio.gather(*(one.leave(sounds_within_s=SILENT_S) for one in callers))
@@ -170,7 +173,9 @@ async def _measure(
     await asyncio.sleep(1.0)
     found.spoken_s = sum(ended_s - one.began_s for one in callers)
     found.gaps = [gaps(one.sounds, began_s, ended_s) for one in callers]
-    found.after = [pair for hit in found.hits for pair in _after(hit, callers)]
+    nexts = [at_s for at_s, _ in found.hits[1:]] + [ended_s]
+    for (at_s, hit), next_s in zip(found.hits, nexts, strict=True):
+        found.after += _after(hit, callers, at_s, min(next_s, at_s + AFTER_S), ended_s)
     found.accounts = accounts(callers, await worlds.billed_s(world.where))
     found.sent_late_s = [late_s for one in callers for late_s in one.late_s]
     return found
@@ -186,14 +191,19 @@ async def _strike(faults: Faults, effort: Effort, scene: Scene, found: Found, sa
         say(told(hit))
 
 
-def _after(hit: tuple[float, Hit], callers: Sequence[Caller]) -> list[tuple[str, float]]:
-    at_s, deed = hit
+def _after(
+    hit: Hit, callers: Sequence[Caller], at_s: float, until_s: float, ended_s: float
+) -> list[tuple[str, float]]:
+    """The longest gap that began between two moments, of each that it touched."""
     found = []
     for one in callers:
-        if deed.deed == "store" or one.session in deed.sessions:
-            within = gaps(one.sounds, at_s - 0.1, at_s + 2 * AFTER_S)
-            began = [length_s for start_s, length_s in within if start_s < at_s + AFTER_S]
-            found.append((deed.deed, max(began, default=0.0)))
+        if hit.deed == "store" or one.session in hit.sessions:
+            began = [
+                length_s
+                for start_s, length_s in gaps(one.sounds, at_s - 0.1, ended_s)
+                if start_s < until_s
+            ]
+            found.append((hit.deed, max(began, default=0.0)))
     return found
 
 
@@ -214,7 +224,8 @@ def _figures(
     silent = spread_ms(sum(length for _, length in one) for one in found.gaps)
     each = spread_ms(lengths or [0.0])
     figures = [
-        figure("faults", len(found.hits), at_least=0.5 * length_s / effort.every_s),
+        figure("faults", len(found.hits), at_least=0.9 * int(length_s / effort.every_s)),
+        figure("kinds of fault that this machine does not allow", len(found.impossible), at_most=0),
         figure("sessions", len(found.accounts)),
         figure("sessions lost", len(found.lost), at_most=0),
         figure("gaps heard", len(lengths)),

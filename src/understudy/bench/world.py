@@ -96,7 +96,7 @@ class World(Server):
                 scene = await audience.look()
                 if holds(scene):
                     return scene
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(0.3)  # an edge bounds how often it is asked
 
     async def all_up(self, audience: Audience) -> None:
         """Until every region's edge answers and has a cover of its own that is ready."""
@@ -158,11 +158,11 @@ async def call_in(
     audio: Path | None,
 ) -> list[Caller]:
     """Users as (name, region, voice) who call, and are led."""
-    callers = []
+    callers, speeches = [], never_zero(audio)
     for number, (user, region, voice) in enumerate(users):
         client = Client(found.urls[region], discover=True)
         stream = await stack.enter_async_context(client.stream(voice, user, 24_000))
-        callers.append(Caller(user, stream, never_zero(audio, 3 * number)))
+        callers.append(Caller(user, stream, speeches[number % len(speeches)]))
         await asyncio.sleep(0.03)  # in step with nobody
     for caller in callers:
         await caller.until(caller.is_led)

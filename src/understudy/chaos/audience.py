@@ -7,7 +7,6 @@ most.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from understudy.seams import Clock
 LOOK_S: Final = 0.5
 PATIENCE_S: Final = 5.0  # of an edge
 RETRY_S: Final = 30.0  # until the store must answer
+PAGES: Final = ("/v1/status", "/v1/fleet", "/v1/regions", "/metrics")
 LIVE: Final = "understudy_sessions{"
 MOVES: Final = "understudy_moves_total{why="
 BEHIND: Final = "understudy_ledger_behind"
@@ -72,11 +72,9 @@ class Audience:
         self.scene = Scene()
 
     async def open(self) -> Scene:
-        """Finds the edges. Raises Unreachable: none answers."""
+        """The first look. Raises Unreachable: nobody answers there."""
         await Client(self._url, admin_key=self._admin_key).status()
-        with contextlib.suppress(OSError, ValueError):
-            listed = json.loads(await self._get(self._url, "/v1/regions"))["edges"]
-            self._urls = list(dict.fromkeys([*(one["url"] for one in listed), self._url]))
+        await self.look()  # finds the other edges
         return await self.look()
 
     async def look(self) -> Scene:
@@ -110,19 +108,20 @@ class Audience:
     ) -> tuple[dict[str, Any], dict[str, float], int, int, str] | None:
         """Its status, its counts, how many are live, how far its ledger is behind, its URL."""
         try:
-            texts = await asyncio.gather(
-                *(self._get(url, path) for path in ("/v1/status", "/v1/fleet", "/metrics"))
-            )
+            texts = await asyncio.gather(*(self._get(url, path) for path in PAGES))
         except (OSError, ValueError):  # it is away
             return None
-        status, fleet = (json.loads(text) for text in texts[:2])
+        status, fleet, regions = (json.loads(text) for text in texts[:3])
+        for edge in regions["edges"]:  # those that come later are found later
+            if edge["url"] not in self._urls:
+                self._urls.append(edge["url"])
         for move in fleet["moves"]:
             self.moves[move["session"], move["at_s"]] = move
         samples = {
             name: float(value)
             for name, _, value in (
                 line.rpartition(" ")
-                for line in texts[2].decode().splitlines()
+                for line in texts[3].decode().splitlines()
                 if line[:1] not in ("#", "")
             )
         }

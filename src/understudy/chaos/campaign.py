@@ -87,6 +87,7 @@ async def run(
                 break
             await clock.sleep(pause_s)
         await faults.store_back()
+        watching.cancel()
         await _settle(audience, hits, clock)
         billed_s = await audience.billed_s() - billed_s
     finally:
@@ -112,7 +113,7 @@ def told(hit: Hit) -> str:
 async def _settle(audience: Audience, hits: Sequence[Hit], clock: Clock) -> None:
     began_s = clock.now()
     while (passed_s := clock.now() - began_s) < LONGEST_S:
-        await clock.sleep(0.25)
+        await clock.sleep(0.5)
         scene = await audience.look()
         there = {name for name, one in scene.sessions.items() if one["worker"] is not None}
         awaited = {session for hit in hits for session in hit.sessions} - there

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,8 +16,9 @@ from typing import Final
 from understudy.chaos import processes
 from understudy.chaos.audience import Scene
 from understudy.chaos.processes import NoChaos
+from understudy.core.errors import StoreAway
 from understudy.seams import Clock
-from understudy.store.leader import leading_process, server_process
+from understudy.store.leader import leading_process
 
 DEEDS: Final = ("kill", "freeze", "link", "controller", "region", "store")
 OF_WORKERS: Final = ("kill", "freeze", "link")
@@ -30,6 +31,7 @@ PAST: Final = {
     "store": "store away",
 }
 STORE_S: Final = 10.0
+CALL_S: Final = 5.0
 BUSY_S: Final = 30.0  # how long SQLite's write lock is tried for
 
 
@@ -70,7 +72,7 @@ class Faults:
         self._began_s = clock.now()
         self._away: asyncio.Task[None] | None = None  # the store is, meanwhile
         self._frozen: set[str] = set()
-        self._impossible: set[str] = set()
+        self._impossible: dict[str, NoChaos] = {}  # deed -> why
 
     async def close(self) -> None:
         """Nothing stays frozen: neither the store nor workers that nobody has replaced."""
@@ -84,6 +86,11 @@ class Faults:
     @property
     def store_is_away(self) -> bool:
         return self._away is not None and not self._away.done()
+
+    @property
+    def impossible(self) -> Mapping[str, NoChaos]:
+        """What this machine does not allow, and why."""
+        return self._impossible
 
     async def store_back(self) -> None:
         if self._away is not None:
@@ -100,20 +107,20 @@ class Faults:
         return await self._store()
 
     async def any(self, scene: Scene, deeds: Sequence[str] = DEEDS) -> Hit | None:
-        """One of them, by chance; what this machine does not allow is not tried again."""
+        """One of them, by chance; None: there is nobody to do any of them to just now. What this
+        machine does not allow is not tried again. Raises NoChaos: it allows nothing of it."""
         possible = [deed for deed in deeds if deed not in self._impossible]
-        if self.store_is_away and "store" in possible:
-            possible.remove("store")
-        if not possible:
-            raise NoChaos("nothing of that can be done here")
-        deed = self._choice.choice(possible)
-        try:
-            return await self.do(deed, scene)
-        except NoChaos:
-            if len(possible) == 1:
-                raise
-            self._impossible.add(deed)
-            return await self.any(scene, deeds)
+        for deed in self._choice.sample(possible, len(possible)):
+            try:
+                hit = await self.do(deed, scene)
+            except NoChaos as error:
+                self._impossible[deed] = error
+            else:
+                if hit is not None:
+                    return hit
+        if all(deed in self._impossible for deed in deeds):
+            raise self._impossible[deeds[0]]
+        return None
 
     def _hit(
         self, deed: str, target: str, pids: Sequence[int], sessions: Sequence[str], model: str = ""
@@ -233,8 +240,7 @@ class Faults:
     ) -> None:
         """PostgreSQL's processes: they stop, and go on."""
         try:
-            first = self._server_pid or await server_process(url)
-            pids = await asyncio.to_thread(_server, first)
+            pids = await _server_of(url, self._server_pid)
             stopped = processes.send(signal.SIGSTOP, pids)
         except Exception as error:
             begun.set_exception(error)
@@ -256,10 +262,28 @@ def _lock(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _server(pid: int | None) -> list[int]:
+async def _server_of(url: str, known: int | None) -> list[int]:
+    """All processes of a PostgreSQL on this machine; `known`: one of them. Raises NoChaos."""
+    if known is not None:
+        return await asyncio.to_thread(_server, known)
+    import asyncpg
+
+    try:
+        db = await asyncpg.connect(url, timeout=CALL_S)
+    except (OSError, asyncpg.PostgresError) as error:
+        raise StoreAway(f"the database does not answer: {error}") from None
+    try:
+        pid, address = await db.fetchrow("SELECT pg_backend_pid(), host(inet_server_addr())")
+        if address not in (None, "127.0.0.1", "::1"):
+            raise NoChaos(f"the database runs on {address}; do it there, or give its --pid")
+        # While the connection is there, so is the process that answers it.
+        return await asyncio.to_thread(_server, int(pid))
+    finally:
+        db.terminate()
+
+
+def _server(pid: int) -> list[int]:
     """All processes of the server that one of them belongs to; the first forks no more."""
-    if pid is None:
-        raise NoChaos("the database runs elsewhere; do it there, or give its --pid")
     parents = processes.parents()
     while processes.name(parents.get(pid, 0)).startswith("postgres"):
         pid = parents[pid]

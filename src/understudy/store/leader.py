@@ -54,18 +54,3 @@ async def _of_database(url: str) -> int | None:
         if pid.isdigit() and host and gethostname().startswith(host):
             return int(pid)
     return None
-
-
-async def server_process(url: str) -> int | None:
-    """Of a PostgreSQL: one of the processes that its server has forked; None: it is elsewhere."""
-    import asyncpg
-
-    try:
-        db = await asyncpg.connect(url, timeout=CALL_S)
-    except (OSError, asyncpg.PostgresError) as error:
-        raise StoreAway(f"the database does not answer: {error}") from None
-    try:
-        pid, address = await db.fetchrow("SELECT pg_backend_pid(), host(inet_server_addr())")
-    finally:
-        await db.close()
-    return int(pid) if address is None or address in ("127.0.0.1", "::1") else None
