@@ -250,8 +250,13 @@ class Agent:
             there = {node.id for node in self._workers.nodes()}
             for node in there - self._orders.keys() - self._busy.keys():
                 self._begin(node, self._stop(node))
+            held = self._orders.keys() | there | self._busy.keys()
+            self._gpus = {gpu: node for gpu, node in self._gpus.items() if node in held}
             for node in self._orders.keys() - there - self._busy.keys() - self._exited.keys():
-                self._begin(node, self._start(self._orders[node]))
+                order = self._orders[node]
+                free = order["light"] or len(self._gpus) < self._lent.gpus
+                if order["spec"] is not None and free:  # else in a moment
+                    self._begin(node, self._start(order))
 
     def _begin(self, node: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

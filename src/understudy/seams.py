@@ -142,9 +142,9 @@ class Store(Protocol):
         """The edge lives; said again and again."""
         ...
 
-    async def lose(self, edge: str, at_s: float) -> int:
-        """The edge is no more (or begins anew): its links and its sessions' seats are gone, and
-        each session is an orphan until another edge adopts it. Returns how many those are."""
+    async def lose(self, edge: str, at_s: float, beat: int | None = None) -> int:
+        """The edge is no more (or begins anew), unless it has beaten since `beat`: its links are
+        gone, and each session is an orphan until an edge adopts it. Returns how many those are."""
         ...
 
     async def link(self, link: Link) -> bool:
@@ -160,6 +160,11 @@ class Store(Protocol):
     async def begin(self, row: SessionRow, seat: Seat | None = None) -> bool:
         """Records a live session, and seats it there if that slot is still free: whether it was.
         Raises AlreadyLive if the user has one. On a network, one round trip."""
+        ...
+
+    async def take(self, seat: Seat, edge: str) -> bool:
+        """Gives a session of the edge this very seat, if the slot is still free; whether it was.
+        On a network, one round trip."""
         ...
 
     async def place(self, request: Request) -> Placement | None:
@@ -185,9 +190,12 @@ class Store(Protocol):
         """Asks the edge that has a session to end it."""
         ...
 
-    async def adopt(self, user: str, resume: str, edge: str, region: str) -> SessionRow | None:
-        """Takes on the user's live session whose token has this hash, whoever had it; it has no
-        seat then. None: there is no such session (any more)."""
+    async def adopt(
+        self, user: str, resume: str, edge: str, region: str, *, orphan: bool = False
+    ) -> SessionRow | None:
+        """Takes on the user's live session whose token has this hash, whoever had it (`orphan`:
+        only if nobody does); it has no seat then. One that has ended for want of an edge comes
+        back to life. None: there is no such session (any more)."""
         ...
 
     async def expire(self, before_s: float) -> int:

@@ -132,7 +132,6 @@ async def up(
         for role in roles:  # the controller first: it would replace what is being stopped
             if role.get_name() == "controller":
                 role.cancel()
-                await asyncio.gather(role, return_exceptions=True)
         for part in parts:
             await part.close()
         if edge_part is not None:
@@ -216,6 +215,7 @@ class _Edge:
             "seating": self.edge.seating.run(),
             "ledger": self.edge.run_ledger(),
             "beat": self.edge.run_beat(),
+            "distances": self.edge.run_distances(),
             "catalog": self._follow(),
         }
 

@@ -235,7 +235,7 @@ async def _play(visits: Sequence[Visit], folder: Path, say: Callable[[str], None
             loop.create_task(role)
             for role in (
                 *(gate.run(), edge.run(), edge.seating.run()),
-                *(edge.run_ledger(), edge.run_beat()),
+                *(edge.run_ledger(), edge.run_beat(), edge.run_distances()),
             )
         ]
     played = Played()

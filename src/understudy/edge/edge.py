@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 BEAT_S: Final = 0.5
+DISTANCES_S: Final = 1.0
 NOISE_S: Final = 0.005  # by which round trips differ anyway
 STALL_S: Final = 0.15  # between two ticks: then silence is our own
 AWAY_S: Final = 0.5  # between two tries to write to a store that is away
@@ -137,9 +138,23 @@ class Edge:
         """Tells the others that it lives, for as long as the edge serves."""
         while True:
             await self._clock.sleep(BEAT_S)
-            with contextlib.suppress(StoreAway):
+            try:
                 await self.store.beat(self.row)
+            except StoreAway:
+                pass  # it says so itself
+            except Exception:
+                log.exception("this edge could not say that it lives")
+
+    async def run_distances(self) -> None:
+        """Keeps what is written of the links right, for as long as the edge serves."""
+        while True:
+            await self._clock.sleep(DISTANCES_S)
+            try:
                 await self.roster.say_distances()
+            except StoreAway:
+                pass
+            except Exception:
+                log.exception("the links could not be written")
 
     async def close(self) -> None:
         """Ends all sessions; where there are other edges, they are left to those to go on."""
@@ -189,7 +204,10 @@ class Edge:
             return lambda: SampleLock(start.sample_rate, self._resampling, *cards)
 
         detached = self._by_resume.get(start.resume or "")
-        if detached is not None and (detached.user, detached.voice) == (start.user, voice):
+        if detached is not None and (detached.user, detached.voice.name) == (
+            start.user,
+            voice.name,
+        ):
             if detached.client is not None:  # its old connection is dead but not yet gone
                 detached.client.close(1001, "resumed elsewhere")
                 detached.client_lost(detached.client)
@@ -201,6 +219,8 @@ class Edge:
                     theirs.append(part.link.card)
                 detached.rejoin(client, start.params, locks(theirs))
                 return detached
+            if detached.state is State.ENDED:  # ... just now: its end is to be written first
+                await detached.over
 
         adopted = await self._adopt(start)
         resume = start.resume if adopted and start.resume else secrets.token_urlsafe(16)
@@ -230,9 +250,11 @@ class Edge:
         """The others took this edge for lost, and the session's seats are gone. It is not."""
         try:
             mine = (session.user, _hash(session.resume), self.name, self.region)
-            if await self.store.adopt(*mine) is not None:
+            if await self.store.adopt(*mine, orphan=True) is not None:
                 log.warning("session %s was taken for lost", session.id)
                 session.lose_seats()
+            else:  # its user has gone on elsewhere, or was told to
+                session.on(Event.TAKEN_OVER)
         except StoreAway:
             pass  # the next look finds it again
         finally:
@@ -374,11 +396,13 @@ class Edge:
 
     def ended(self, session: Session) -> None:
         self.meter(session)
-        self.sessions.pop(session.id, None)
+        if self.sessions.get(session.id) is session:
+            del self.sessions[session.id]
         for role in Role:
             self._ended_heard_s[role] += session.heard_s(role)
         self._ended_silent_s += session.silent_s
-        self._by_resume.pop(session.resume, None)
+        if self._by_resume.get(session.resume) is session:
+            del self._by_resume[session.resume]
         log.info(
             "session %s of %s (%s) ended: %s, %.1f s heard",
             session.id,

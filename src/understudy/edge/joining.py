@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from understudy.core.errors import BadToken, LinkError, StoreAway, UnderstudyError
-from understudy.core.fleet import Machine, Order
+from understudy.core.fleet import Machine, Node, Order
 from understudy.edge.websocket import Peer
 from understudy.seams import Clock, Store
 
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.25  # how often the store is asked for orders, which tells it that all is well
 SILENCE_S: Final = 3.0  # of a machine: then it is not in touch any more
+AWAY_S: Final = 4.0  # without a store: the machine may be in better hands at another edge
 STILL_S: Final = 4 * POLL_S  # no edge that hears of a machine says nothing for so long
 MOST: Final = 1024
 PING_S: Final = 1.0  # how often it hears that the line holds
@@ -77,6 +78,8 @@ class MachineLink(Peer):
         self._serving: asyncio.Task[None] | None = None
         self._nodes: dict[str, str | None] | None = None  # as it says: why each exited, or None
         self._said = ""
+        self._secrets: dict[str, str] = {}  # of its nodes: made once each
+        self._store_s = machines.clock.now()  # when the store last answered
         self._pinged_s = machines.clock.now()
         self.agent = ""  # the process at its other end
         self.machine = Machine("", "", 0, 0)
@@ -165,6 +168,7 @@ class MachineLink(Peer):
                 if self.is_in_touch and self._nodes is not None:
                     await store.offer(self.machine)
                     await self._pass_on(await store.orders(name))
+                self._store_s = clock.now()
             except StoreAway:
                 pass  # what runs goes on
             except Exception:
@@ -207,10 +211,10 @@ class MachineLink(Peer):
             await self._all.store.report(self.machine.name, exited, stopped)
         wanted = [order for order in orders if order.wanted]
         urls = list(self._all.urls(self.machine.region).values())
-        about = json.dumps([[order.node.id for order in wanted], urls])
-        if about != self._said:
-            self._said = about
-            self.send_text(json.dumps({"nodes": [self._words(o) for o in wanted], "urls": urls}))
+        words = json.dumps({"nodes": [self._words(order) for order in wanted], "urls": urls})
+        if words != self._said:
+            self._said = words
+            self.send_text(words)
 
     def _words(self, order: Order) -> dict[str, Any]:
         node = replace(order.node, exited=None)
@@ -220,9 +224,16 @@ class MachineLink(Peer):
             "revision": node.revision,
             "region": node.region,
             "light": order.light,
-            "spec": self._all.spec_json(node.model, node.revision),
-            "secret": self._all.sign(node.id),
+            "spec": self._spec(node),
+            "secret": self._secrets.setdefault(node.id, self._all.sign(node.id)),
         }
+
+    def _spec(self, node: Node) -> str | None:
+        """None: it was deployed a moment ago, and is not known here yet."""
+        try:
+            return self._all.spec_json(node.model, node.revision)
+        except KeyError:
+            return None
 
     def on_lost(self) -> None:
         self._forget()

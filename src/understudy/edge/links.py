@@ -47,11 +47,15 @@ class Workers(Protocol):
 
     def admits(self, node: str, secret: str) -> bool: ...
 
+    def knows(self, worker: Worker) -> bool: ...
+
     def worker_hello(self, link: WorkerLink) -> None: ...
 
     def worker_changed(self, link: WorkerLink) -> None: ...
 
     def load_failed(self, link: WorkerLink, message: str) -> None: ...
+
+    def load_lost(self, link: WorkerLink) -> None: ...
 
 
 class WorkerLink(Peer):
@@ -93,7 +97,10 @@ class WorkerLink(Peer):
         params: Mapping[str, float],
     ) -> None:
         """Gives a slot to a session, whose input goes on (or is primed) at `position`."""
+        before = self._sessions.get(slot)
         self._sessions[slot] = session
+        if before is not None and before is not session:  # the store gave its slot away
+            before.slot_lost()
         self._opening.add(slot)
         self._opens += 1
         self._numbers[slot] = self._opens
@@ -156,6 +163,10 @@ class WorkerLink(Peer):
                 )
                 if not self._workers.admits(worker.id, str(message["secret"])):
                     raise LinkError("this edge did not ask for this worker")
+                if not self._workers.knows(worker):
+                    # Asked for a moment ago, or given up: it may try again.
+                    self.close(1013, "not known here, yet or any more")
+                    return
                 self.worker = worker
                 self._workers.worker_hello(self)
                 self._ping()
@@ -177,6 +188,11 @@ class WorkerLink(Peer):
                 self._opening.discard(message["slot"])
                 if session := self._sessions.get(message["slot"]):
                     session.opened()
+            case "taken":  # by another edge: the store gave it there
+                if message["n"] == self._numbers.get(message["slot"]) and (
+                    session := self._sessions.pop(message["slot"], None)
+                ):
+                    session.slot_lost()
             case "refused":
                 if session := self._sessions.pop(message["slot"], None):
                     session.refused(str(message["message"]))
@@ -219,7 +235,8 @@ class WorkerLink(Peer):
     def on_lost(self) -> None:
         sessions, self._sessions = list(self._sessions.values()), {}
         if self.worker.state is WorkerState.LOADING and self.worker.id:
-            self._fail("its worker died while it was loading")
+            self._become(WorkerState.GONE, reason="its link was lost while it was loading")
+            self._workers.load_lost(self)
         elif self.worker.state is not WorkerState.GONE:
             self._become(WorkerState.GONE, reason="its link was lost")
         for session in sessions:

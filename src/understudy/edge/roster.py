@@ -19,6 +19,7 @@ from understudy.seams import Clock, Store
 log = logging.getLogger(__name__)
 
 NOISE_S: Final = 0.005  # by which round trips differ anyway
+LOST_LOAD_S: Final = 3.0
 FAILED_LOADS: Final = 2  # of a revision that never loaded: then the one before is taken again
 
 
@@ -173,6 +174,29 @@ class Roster:
     async def _link(self, link: WorkerLink, worker: Worker) -> None:
         if not await self._store.link(Link(worker.id, self._row.name, link.rtt_s)):
             link.say(type="leave", why="it was given up")
+
+    def knows(self, worker: Worker) -> bool:
+        """Whether the store has such a worker; if not, it is read again soon."""
+        asked = (worker.id, worker.model, worker.revision)
+        known = any((w.id, w.model, w.revision) == asked for w in self._fleet().workers)
+        if not known:
+            self.changed()
+        return known
+
+    def serves(self, node: str, secret: str) -> bool:
+        """Whether it is a worker of ours that is not gone."""
+        there = any(worker.id == node for worker in self._fleet().workers)
+        return there and self.admits(node, secret)
+
+    def load_lost(self, link: WorkerLink) -> None:
+        self._errands.spawn(self._judge_load(link))
+
+    async def _judge_load(self, link: WorkerLink) -> None:
+        """Was it the line, or did the worker die? In a while one knows."""
+        await self._clock.sleep(LOST_LOAD_S)
+        worker = link.worker.id
+        if worker not in self.links and all(w.id != worker for w in self._fleet().workers):
+            self.load_failed(link, "its worker died while it was loading")
 
     def load_failed(self, link: WorkerLink, message: str) -> None:
         model = link.worker.model

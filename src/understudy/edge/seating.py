@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from understudy.config import Config
@@ -29,6 +30,8 @@ from understudy.seams import Clock, Store
 
 log = logging.getLogger(__name__)
 
+STRANGE_S: Final = 10.0
+MOST_ABLE: Final = 20
 LOOK_S: Final = 0.5  # how often the store is read where nothing is said to have changed
 
 
@@ -57,6 +60,8 @@ class Seating:
         self._clock = clock
         self._errands = errands
         self._news = asyncio.Event()
+        self._strangers: dict[str, float] = {}  # sessions that nobody here knows, since when
+        self._able: set[str] = set()  # who waited at the last look although there was room
         self._lengths_s: deque[float] = deque(maxlen=100)  # of sessions that ended
         self.fleet = Fleet()
         self.changed: Callable[[], None] = lambda: None  # the controller wants to know
@@ -107,7 +112,7 @@ class Seating:
 
     async def _place(self, session: Session, role: Role) -> Placement | None:
         request = self._request(session, role)
-        placement = await self._store.place(request)
+        placement = await self._take(session, request) or await self._store.place(request)
         if placement is None:
             return None
         link = self._links.get(placement.worker)
@@ -134,18 +139,33 @@ class Seating:
     def guess(self, session: Session, row: SessionRow) -> Seat | None:
         """The seat that a session will most likely be given, by what was last read: so that it is
         begun and seated in one go. A wrong guess costs nothing but another try."""
-        rtt_s = {
-            link.worker.id: link.rtt_s
-            for link in self._links.values()
-            if link.worker.state is WorkerState.READY
-        }
         for role in session.cast:
-            chosen = choose(self.fleet, row, self._request(session, role), rtt_s)
+            chosen = self._choose(session, row, role)
             if chosen is not None:
                 seat = Seat(row.id, chosen.worker, chosen.slot, role, 0, "connect")
                 self._assume(seat)
                 return seat
         return None
+
+    def _choose(self, session: Session, row: SessionRow, role: Role) -> Placement | None:
+        rtt_s = {
+            link.worker.id: link.rtt_s
+            for link in self._links.values()
+            if link.worker.state is WorkerState.READY
+        }
+        return choose(self.fleet, row, self._request(session, role), rtt_s)
+
+    async def _take(self, session: Session, request: Request) -> Placement | None:
+        """The slot that most likely is free, in one statement; None: it was not, or none is."""
+        row = next((row for row in self.fleet.sessions if row.id == session.id), None)
+        chosen = self._choose(session, row, request.role) if row is not None else None
+        if chosen is None:
+            return None
+        turns = [seat.turn for seat in self.fleet.seats if seat.session == session.id]
+        turn = max(turns, default=-1) + 1
+        seat = Seat(session.id, chosen.worker, chosen.slot, request.role, turn, request.why)
+        self._assume(seat)
+        return chosen if await self._store.take(seat, self._name) else None
 
     def _assume(self, seat: Seat) -> None:
         """Until the store is read again, nobody else is guessed to get that seat."""
@@ -202,6 +222,7 @@ class Seating:
         ]:
             self.edges_changed()
         self._find_lost(before)
+        self._seek_anew(before)
         # The lead before the understudy: who has the one needs no other.
         for seat in sorted(self.fleet.seats, key=lambda seat: (seat.role, seat.turn)):
             session, link = self._sessions.get(seat.session), self._links.get(seat.worker)
@@ -221,11 +242,38 @@ class Seating:
                 continue
             if session.seats_pending or before[name] != session.seats_changed:
                 continue  # what was read may be older than what this edge has done since
-            if row is not None and row.orphaned_s is not None:
+            if row is None or row.orphaned_s is not None:
                 session.seats_pending += 1
                 self.reclaim(session)
-            elif row is None or row.edge != self._name or row.reason:
+            elif row.edge != self._name or row.reason:
                 session.on(Event.TAKEN_OVER)
+        # ... and those that are written as ours, but that nobody here knows: an answer was lost.
+        now = self._clock.now()
+        strange = {
+            row.id for row in rows.values() if row.edge == self._name
+        } - self._sessions.keys()
+        self._strangers = {name: self._strangers.get(name, now) for name in strange}
+        for name, since_s in self._strangers.items():
+            if now - since_s > STRANGE_S:
+                end = partial(self._store.end, name, "edge_lost", self._clock.wall(), self._name)
+                self._errands.spawn(self._errands.insist(end))
+
+    def _seek_anew(self, before: Mapping[str, int]) -> None:
+        """Who waits although there is room, in two looks: the controller may be away, or mean a
+        worker that this edge does not reach."""
+        able: set[str] = set()
+        rows = {row.id: row for row in self.fleet.sessions}
+        for name in before:
+            session, row = self._sessions.get(name), rows.get(name)
+            if session is None or row is None or session.seats_pending or session.is_apart:
+                continue
+            if not session.wants_lead or len(able) >= MOST_ABLE:
+                continue
+            if self._choose(session, row, Role.LEAD) is not None:
+                able.add(name)
+                if name in self._able:
+                    self.seek(session)
+        self._able = able
 
     # words for those who wait
 

@@ -27,6 +27,10 @@ USAGE_S = 1.0
 QUICK_S = 5.0
 SUSPICIOUS_DEATHS = 2
 APART_S = 4.0
+FORGIVEN_S = 60.0
+# Silence without one answer, or an opening without an end: whoever has the slot is not ours.
+STUCK_S = 2.0
+OPENING_S = 5.0
 FATAL_DEATHS = 5
 SEQS = 1 << 20  # so many intervals each edge may write of a session, none over another's
 # Bound once, for every frame passes here: a member looked up on its enum costs a call.
@@ -84,6 +88,9 @@ class Session:
         self._heard_s = dict.fromkeys(Role, 0.0)  # before `_counted`, and on lost connections
         self._counted = 0  # samples heard up to here are in `_heard_s`
         self._meter = Meter(self.lock.rate_hz, epoch * SEQS)
+        self._answered = False  # since the last tick
+        self._silent_then_s = 0.0  # when the last answer came
+        self._died_s = 0.0
         self.deaths = 0  # of workers in a row, soon after they took it
         self.apart_until_s: float | None = None
         self._metered_part: tuple[str, str, str, Role] = ("", "", "", Role.LEAD)
@@ -181,9 +188,24 @@ class Session:
             if self.performer is not None:
                 self.performer.link.say(type="shed", slot=self.performer.slot, position=until)
             self._send()
+        self._check_performer(now)
         if now - self._usage_s >= USAGE_S and self.state in (_LIVE, _MOVING):
             self._usage_s = now
             self.tell(self.usage())
+
+    def _check_performer(self, now: float) -> None:
+        stuck = None
+        if self._answered or self.state is not _LIVE:
+            self._answered, self._silent_then_s = False, self.lock.silent_s
+        elif self.lock.silent_s - self._silent_then_s > STUCK_S:
+            stuck, self._silent_then_s = self.performer, self.lock.silent_s
+        if self.state is State.OPENING and now - self.since_s > OPENING_S:
+            stuck = self.coming
+        if stuck is not None:
+            words = ("session %s: worker %s does not answer", self.id, stuck.worker)
+            log.warning(*words, extra={"session": self.id, "worker": stuck.worker})
+            stuck.link.release(stuck.slot, stuck)
+            stuck.slot_lost()
 
     # the client's side
 
@@ -291,6 +313,7 @@ class Session:
     # the workers' side
 
     def answer(self, part: Part, position: int, pcm: memoryview, step_s: float, now: float) -> None:
+        self._answered = True
         if part is self.performer:
             self.lock.answer(position, pcm, step_s, now)
         elif part is self.coming and self.state is _MOVING:
@@ -353,6 +376,9 @@ class Session:
         """Its worker died. Was it this session's doing? Nobody knows; but where worker after
         worker dies as soon as it takes it, the session is kept apart for a while, so that those
         who shared them part company, and in the end is stopped, not passed around."""
+        if now - self._died_s > FORGIVEN_S:
+            self.deaths = 0
+        self._died_s = now
         quick = part.open_s is None or now - part.open_s < QUICK_S
         self.deaths = self.deaths + 1 if quick else 0
         if self.deaths >= FATAL_DEATHS:

@@ -15,11 +15,13 @@ from typing import Final
 
 from understudy.core.errors import NoCapacity
 from understudy.core.fleet import Machine, Node, Order
+from understudy.core.supervision import Silence
 from understudy.seams import Clock, Store
 
 log = logging.getLogger(__name__)
 
 SILENCE_S: Final = 10.0  # a machine that nobody has heard of for so long is lost
+LOOKS: Final = 3  # ... and neither in so many looks
 BLIND_S: Final = 3.0  # between two looks: then nothing can be said of silence
 STOP_S: Final = 10.0  # how long a machine may take to stop a node; the controller asks again
 POLL_S: Final = 0.1
@@ -35,8 +37,7 @@ class JoinProvider:
         self._store = store
         self._is_light = is_light
         self._clock = clock
-        self._beats: dict[str, tuple[int, float]] = {}  # machine -> its beat, since when
-        self._looked_s = -BLIND_S
+        self._silence = Silence()
         self._known: frozenset[str] = frozenset()  # nodes, as last seen
         self._room: Counter[tuple[str, bool]] = Counter()  # by region, on CPUs or GPUs
 
@@ -77,15 +78,12 @@ class JoinProvider:
 
     async def _find_lost(self) -> list[Machine]:
         """Withdraws the machines that are silent; the others."""
-        now = self._clock.now()
-        blind, self._looked_s = now - self._looked_s > BLIND_S, now
-        before, self._beats = self._beats, {}
+        now, found = self._clock.now(), await self._store.machines()
+        beats = {machine.name: machine.beat for machine in found}
+        self._silence = self._silence.after(beats, now, BLIND_S)
         there = []
-        for machine in await self._store.machines():
-            beat, since_s = before.get(machine.name, (machine.beat, now))
-            since_s = now if blind or beat != machine.beat else since_s
-            self._beats[machine.name] = (machine.beat, since_s)
-            if now - since_s > SILENCE_S:
+        for machine in found:
+            if self._silence.of(machine.name, now, LOOKS) > SILENCE_S:
                 log.error("machine %s is silent and given up", machine.name)
                 await self._store.withdraw(machine.name)
             else:

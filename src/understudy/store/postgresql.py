@@ -21,6 +21,7 @@ import asyncpg
 from understudy.clock import SystemClock
 from understudy.core.errors import ConfigError, StoreAway, UnderstudyError
 from understudy.core.fleet import Seat, SessionRow
+from understudy.store import transactions
 from understudy.store.base import SqlStore
 from understudy.store.transactions import (
     VERSION,
@@ -106,6 +107,7 @@ class PostgresStore(SqlStore):
         self._clock = SystemClock()
         self._random = random.Random()
         self._room = asyncio.Semaphore(CONNECTIONS)
+        self._beating = asyncio.Semaphore(1)  # who lives must be able to say so, however busy
         self._idle: list[Any] = []  # connections, the last used last
         self._closed = False
         self._away_since_s: float | None = None
@@ -154,9 +156,9 @@ class PostgresStore(SqlStore):
         return await asyncpg.connect(self._url, timeout=self._call_s, server_settings=_SESSION)
 
     @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
+    async def _connection(self, room: asyncio.Semaphore | None = None) -> AsyncIterator[Any]:
         """A connection that nobody else uses; kept for the next one unless it may be broken."""
-        async with self._room:
+        async with room or self._room:
             while self._idle and self._idle[-1].is_closed():
                 self._idle.pop()
             db = self._idle.pop() if self._idle else await self._connect()
@@ -182,17 +184,21 @@ class PostgresStore(SqlStore):
                 return seated
         return await super().begin(row, seat)
 
+    async def take(self, seat: Seat, edge: str) -> bool:
+        return await self._run(Kind.EACH, _take, seat, edge)
+
     # running transactions
 
     async def _run(
         self, kind: Kind, work: Callable[P, Transaction[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         failed: Exception | None = None
+        room = self._beating if work is transactions.beat else self._room
         try:
             async with asyncio.timeout(self._call_s):
                 for tries in itertools.count():
                     try:
-                        async with self._connection() as db:
+                        async with self._connection(room) as db:
                             result = await _transact(db, kind, work(*args, **kwargs))
                     except _CONFLICT as error:
                         failed = error
@@ -292,6 +298,23 @@ def _begin(row: SessionRow, seat: Seat) -> Transaction[tuple[bool, bool]]:
     rows = yield Ask(_BEGIN_AT_ONCE, (*astuple(row), seat.worker, row.edge, *theirs))
     ((begun, seated),) = rows
     return bool(begun), bool(seated)
+
+
+_TAKE_AT_ONCE: Final = """WITH
+    kept AS (UPDATE workers SET draining = draining WHERE id = ? AND state = 'ready'
+        AND draining = 0 AND id IN (SELECT worker FROM links WHERE edge = ?)
+        AND EXISTS (SELECT 1 FROM sessions WHERE id = ? AND edge = ? AND ended_s IS NULL)
+        AND NOT EXISTS (SELECT 1 FROM seats WHERE session = ? AND turn >= ?) RETURNING id)
+    INSERT INTO seats (session, worker, slot, role, turn, why)
+        SELECT ?, id, CAST(? AS INTEGER), ?, CAST(? AS INTEGER), ? FROM kept
+        ON CONFLICT DO NOTHING RETURNING slot"""
+
+
+def _take(seat: Seat, edge: str) -> Transaction[bool]:
+    theirs = (seat.session, seat.slot, seat.role, seat.turn, seat.why)
+    guards = (seat.worker, edge, seat.session, edge, seat.session, seat.turn)
+    taken = yield Ask(_TAKE_AT_ONCE, (*guards, *theirs))
+    return bool(taken)
 
 
 async def _transact(db: Any, kind: Kind, transaction: Transaction[T]) -> T:

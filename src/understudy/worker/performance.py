@@ -64,12 +64,9 @@ class Performance:
             case "ping":
                 link.say(type="pong", t=message["t"])
             case "edges":
-                twin = any(other.edge == message["edge"] for other in self.links if other != link)
                 link.edge = message["edge"]
                 self.edges = dict(message["edges"])
                 self.news.set()
-                if twin:  # dialled under two addresses
-                    link.disconnect()
             case "leave":
                 log.info("edge %s: %s", link.edge, message.get("why", "not needed"))
                 self.leave()
@@ -84,6 +81,9 @@ class Performance:
         try:
             match message["type"]:
                 case "open":
+                    old = self._owners.get(slot)
+                    if old is not None and old is not link:
+                        old.say(type="taken", slot=slot, n=self._numbers[slot])
                     self._owners[slot] = link
                     self._numbers[slot] = message["n"]
                     slots.open(slot, message["position"], message["params"])
