@@ -35,6 +35,9 @@ class Performing(Protocol):
 
     def heard(self, labels: list[Heard]) -> None: ...
 
+    @property
+    def open_s(self) -> float | None: ...
+
     def opened(self) -> None: ...
 
     def slot_lost(self) -> None: ...
@@ -77,6 +80,7 @@ class WorkerLink(Peer):
         self._outgoing: list[bytes] = []  # audio on its way: one message a turn of the loop
         self.worker = Worker("", "", "", "", 0, WorkerState.LOADING, clock.wall())
         self.card: Card | None = None
+        self.newest_s = 0.0  # when the last of its sessions was opened, once it is lost
         self.left = False  # the worker itself said that it goes
         self._rtts_s: deque[float] = deque(maxlen=PINGS)
         self._pinged_s = -PING_S
@@ -239,6 +243,8 @@ class WorkerLink(Peer):
             self._workers.load_lost(self)
         elif self.worker.state is not WorkerState.GONE:
             self._become(WorkerState.GONE, reason="its link was lost")
+        now = self._clock.now()
+        self.newest_s = max((now if s.open_s is None else s.open_s for s in sessions), default=now)
         for session in sessions:
             session.slot_lost()
 

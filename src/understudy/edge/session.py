@@ -28,6 +28,7 @@ QUICK_S = 5.0
 SUSPICIOUS_DEATHS = 2
 APART_S = 4.0
 FORGIVEN_S = 60.0
+TOGETHER_S = 0.3  # who came within this of each other came together
 # Silence without one answer, or an opening without an end: whoever has the slot is not ours.
 STUCK_S = 2.0
 OPENING_S = 5.0
@@ -376,6 +377,8 @@ class Session:
         """Its worker died. Was it this session's doing? Nobody knows; but where worker after
         worker dies as soon as it takes it, the session is kept apart for a while, so that those
         who shared them part company, and in the end is stopped, not passed around."""
+        if part.open_s is not None and part.open_s < part.link.newest_s - TOGETHER_S:
+            return  # it went well until somebody else came
         if now - self._died_s > FORGIVEN_S:
             self.deaths = 0
         self._died_s = now
