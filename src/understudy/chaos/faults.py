@@ -111,6 +111,8 @@ class Faults:
         machine does not allow is not tried again. Raises NoChaos: it allows nothing of it."""
         possible = [deed for deed in deeds if deed not in self._impossible]
         for deed in self._choice.sample(possible, len(possible)):
+            if deed == "controller" and self.store_is_away:
+                continue  # nobody says who leads
             try:
                 hit = await self.do(deed, scene)
             except NoChaos as error:
