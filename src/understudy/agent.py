@@ -169,7 +169,11 @@ class Agent:
         except Exception as error:
             log.warning("%s refuses: %s", url, error)
             return False
-        assert isinstance(line, _Line)
+        if not isinstance(
+            line, _Line
+        ):  # closed before it had answered: picows says nothing of that
+            log.info("%s closes the connection", url)
+            return False
         lent = self._lent
         line.say(
             token=self._token,
