@@ -185,6 +185,9 @@ async def test_the_store_is_away_for_a_while_and_nobody_hears(fleet: Server) -> 
         with sqlite3.connect(where, timeout=0.0) as db, pytest.raises(sqlite3.OperationalError):
             db.execute("BEGIN IMMEDIATE")
         await speaker.until_heard(0.5)
+        # Its edge tells of itself all the same, just then.
+        assert fleet.metric("understudy_ledger_behind") >= 0
+        assert fleet.fleet()["sessions"][0]["user"] == "dora"
         assert await faults.do("store", Scene()) is None  # it is away already
         await faults.close()
         await fleet.seen(lambda state: state["sessions"][0]["lead_s"] > 0.5)
