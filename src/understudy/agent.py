@@ -202,7 +202,9 @@ class Agent:
         except Exception as error:
             log.warning("%s refuses: %s", url, error)
             return False
-        assert isinstance(line, _Line)
+        if not isinstance(line, _Line):  # closed before it had answered: picows does not say so
+            log.info("%s closes the connection", url)
+            return False
         line.say(token=self._token, agent=self._id, **asdict(self._lent))
         self._line = line
         while line.transport is not None:

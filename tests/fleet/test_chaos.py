@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from tests.server import Server
 from understudy import Client, chaos
-from understudy.bench import crash, freeze, world
+from understudy.bench import crash, freeze, listening, world
 from understudy.bench.machine import find_audio
 from understudy.bench.server import CHUNK, RATE_HZ, Speaker
 from understudy.chaos import NoChaos
@@ -79,15 +79,15 @@ def test_what_comes_late_or_never_is_not_heard() -> None:
         arrivals=arrivals, began_s=0.0, late_s=[0.0] * 50, heard_pcm=pcm, heard_samples=len(pcm)
     )
     speaker = cast(Speaker, fake)
-    late_s = crash.lateness_s(speaker)
+    late_s = listening.lateness_s(speaker)
     assert late_s.max() == pytest.approx(4 * chunk_s)
-    missed = np.flatnonzero(crash.missing(speaker, late_s))
+    missed = np.flatnonzero(listening.missing(speaker, late_s))
     # The listener waits for 60 ms of those 80.
     assert missed.tolist() == [*range(10 * CHUNK, 12 * CHUNK), *range(20 * CHUNK, 21 * CHUNK)]
     fake.late_s = [0.0] * 20 + [4 * chunk_s] + [0.0] * 29  # this client's own doing
-    late_s = crash.lateness_s(speaker)
+    late_s = listening.lateness_s(speaker)
     assert late_s.max() == pytest.approx(0.0)
-    assert crash.missing(speaker, late_s).sum() == 2 * CHUNK
+    assert listening.missing(speaker, late_s).sum() == 2 * CHUNK
 
 
 CONFIG = crash.CONFIG.format(covers=1, nodes=3) + crash.RENTED.format(
@@ -185,6 +185,9 @@ async def test_the_store_is_away_for_a_while_and_nobody_hears(fleet: Server) -> 
         with sqlite3.connect(where, timeout=0.0) as db, pytest.raises(sqlite3.OperationalError):
             db.execute("BEGIN IMMEDIATE")
         await speaker.until_heard(0.5)
+        # Its edge tells of itself all the same, just then.
+        assert fleet.metric("understudy_ledger_behind") >= 0
+        assert fleet.fleet()["sessions"][0]["user"] == "dora"
         assert await faults.do("store", Scene()) is None  # it is away already
         await faults.close()
         await fleet.seen(lambda state: state["sessions"][0]["lead_s"] > 0.5)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from tests.fleet.test_stream import babble
 from tests.server import SMALL, Server
 from understudy import Client
+from understudy.agent import Agent, Lent
 from understudy.client import Refused, Stream, Unreachable
 from understudy.clock import SystemClock
 from understudy.core import wire
@@ -202,3 +205,32 @@ async def test_a_worker_dials_again_where_it_was_hung_up_on() -> None:
                 await calls.get()
         assert performance.links == []
         dialling.cancel()
+
+
+async def test_a_machine_dials_again_where_it_was_hung_up_on() -> None:
+    calls = asyncio.Queue[None]()
+    dying, address = await hanging_up(calls)
+    agent = Agent([f"http://{address}"], "token", Lent("box", "sf", 0, 1), SystemClock())
+    async with dying:
+        lending = asyncio.create_task(agent.run())
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in range(3):
+                await calls.get()
+        assert not lending.done()
+        lending.cancel()
+        await asyncio.gather(lending, return_exceptions=True)
+
+
+def test_a_worker_that_is_told_nothing_leaves_without_a_word() -> None:
+    """Who starts it may die before it has said what is to be loaded."""
+    command = [
+        sys.executable,
+        "-m",
+        "understudy.worker",
+        "--url",
+        "ws://127.0.0.1:9",
+        "--node",
+        "n",
+    ]
+    done = subprocess.run(command, input="secret\n", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

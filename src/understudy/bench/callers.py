@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from understudy.bench.listening import never_zero
 from understudy.bench.recordings import load_pcm
 from understudy.bench.server import CHUNK, PATIENCE_S, RATE_HZ, Pcm
 from understudy.client import Stream
@@ -26,17 +27,15 @@ STOP_S: Final = 20.0
 
 
 @cache
-def never_zero(audio: Path | None) -> tuple[Pcm, ...]:
+def speeches(audio: Path | None) -> tuple[Pcm, ...]:
     """Speeches without a sample that is zero: each zero that is heard is silence in its place.
 
     Reading them takes a while in which nobody is heard here: to be called before anybody speaks.
     """
-    found = []
-    for number in range(SPEECHES):
-        spoken = load_pcm(audio, RATE_HZ, SPEECH_S, first=3 * number).copy()
-        spoken[spoken == 0] = 1
-        found.append(spoken)
-    return tuple(found)
+    return tuple(
+        never_zero(load_pcm(audio, RATE_HZ, SPEECH_S, first=3 * number))
+        for number in range(SPEECHES)
+    )
 
 
 class Caller:

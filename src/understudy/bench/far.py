@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from understudy import eventloop
 from understudy.bench import world as worlds
-from understudy.bench.callers import Caller, never_zero
+from understudy.bench.callers import Caller, speeches
 from understudy.bench.edge_servers import free_port
 from understudy.bench.postgres import database
 from understudy.bench.recordings import files
@@ -149,10 +149,10 @@ async def _measure(
     server: Server, relay: Relay, audio: Path | None, effort: Effort, say: Say
 ) -> Found:
     found, client = Found(), Client(server.url)
-    never_zero(audio)  # is kept: nothing may be read while a connect is timed
+    speeches(audio)  # is kept: nothing may be read while a connect is timed
     await server.knows(VOICE)
     async with client.stream(VOICE, "holder", 24_000) as held:  # the node stays up
-        holder = Caller("holder", held, never_zero(audio)[0])
+        holder = Caller("holder", held, speeches(audio)[0])
         await holder.until(holder.is_led)
         for number in range(effort.warm_up):
             await _connect(client, f"warm-{number}", audio, Found(), found.near_s)
@@ -181,7 +181,7 @@ async def _connect(
     client: Client, user: str, audio: Path | None, found: Found, took_s: list[float]
 ) -> None:
     async with client.stream(VOICE, user, 24_000) as stream:
-        one = Caller(user, stream, never_zero(audio)[1])  # `start` has just been sent
+        one = Caller(user, stream, speeches(audio)[1])  # `start` has just been sent
         await one.until(lambda: stream.live is not None)
         at_s, live = next((at_s, e) for at_s, e in one.told if isinstance(e, wire.Live))
         took_s.append(at_s - one.began_s)

@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from understudy import eventloop
 from understudy.bench import world as worlds
-from understudy.bench.callers import Caller, never_zero
+from understudy.bench.callers import Caller, speeches
 from understudy.bench.recordings import files
 from understudy.bench.server import (
     PATIENCE_S,
@@ -112,7 +112,7 @@ async def _measure(
     server: Server, audio: Path | None, effort: Effort, capacity: int, say: Say
 ) -> Found:
     found, choice = Found(), random.Random(29)
-    client, speeches = Client(server.url), never_zero(audio)
+    client, said = Client(server.url), speeches(audio)
     await server.knows(VOICE)
 
     def stays_s() -> float:
@@ -122,7 +122,7 @@ async def _measure(
 
         async def call(user: str, first: int) -> Caller:
             stream = await stack.enter_async_context(client.stream(VOICE, user, 24_000))
-            return Caller(user, stream, speeches[first % len(speeches)])
+            return Caller(user, stream, said[first % len(said)])
 
         # What sessions usually last is learnt from some that were.
         for number in range(0, effort.warm_up, capacity):

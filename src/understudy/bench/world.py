@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from understudy.bench.callers import Caller, never_zero
+from understudy.bench.callers import Caller, speeches
 from understudy.bench.postgres import database
 from understudy.bench.server import LOOK_S, PATIENCE_S, Server, running
 from understudy.chaos import NoChaos, processes
@@ -158,11 +158,11 @@ async def call_in(
     audio: Path | None,
 ) -> list[Caller]:
     """Users as (name, region, voice) who call, and are led."""
-    callers, speeches = [], never_zero(audio)
+    callers, said = [], speeches(audio)
     for number, (user, region, voice) in enumerate(users):
         client = Client(found.urls[region], discover=True)
         stream = await stack.enter_async_context(client.stream(voice, user, 24_000))
-        callers.append(Caller(user, stream, speeches[number % len(speeches)]))
+        callers.append(Caller(user, stream, said[number % len(said)]))
         await asyncio.sleep(0.03)  # in step with nobody
     for caller in callers:
         await caller.until(caller.is_led)

@@ -31,8 +31,13 @@ PAST: Final = {
     "store": "store away",
 }
 STORE_S: Final = 10.0
+RESTS: Final = 3.0  # times as long as it is away, in a storm
 CALL_S: Final = 5.0
 BUSY_S: Final = 30.0  # how long SQLite's write lock is tried for
+
+
+class Nobody(NoChaos):
+    """There is nobody to do it to, which may change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class Faults:
         self._store_s = store_s
         self._began_s = clock.now()
         self._away: asyncio.Task[None] | None = None  # the store is, meanwhile
+        self._rests_until_s = clock.now()  # in a storm, the store is left alone
         self._frozen: set[str] = set()
         self._impossible: dict[str, NoChaos] = {}  # deed -> why
 
@@ -110,9 +116,15 @@ class Faults:
         """One of them, by chance; None: there is nobody to do any of them to just now. What this
         machine does not allow is not tried again. Raises NoChaos: it allows nothing of it."""
         possible = [deed for deed in deeds if deed not in self._impossible]
+        if "store" in possible and self._clock.now() < self._rests_until_s:
+            possible.remove("store")  # where little else can be done, it would never come back
         for deed in self._choice.sample(possible, len(possible)):
+            if deed == "controller" and self.store_is_away:
+                continue  # nobody says who leads
             try:
                 hit = await self.do(deed, scene)
+            except Nobody:
+                continue
             except NoChaos as error:
                 self._impossible[deed] = error
             else:
@@ -138,7 +150,7 @@ class Faults:
         }
         pids = await asyncio.to_thread(processes.workers, set(ready))
         if ready and not pids:
-            raise NoChaos("no worker of that server runs on this machine")
+            raise Nobody("no worker of that server runs on this machine")
         here = sorted(pids.keys() - self._frozen) if deed == "freeze" else sorted(pids)
         here = [worker for worker in here if scene.on_worker(worker)] or here
         if not here:
@@ -217,6 +229,7 @@ class Faults:
         else:
             work = self._hold_server(where, begun)
         self._away = asyncio.create_task(work)
+        self._rests_until_s = self._clock.now() + self._store_s * (1 + RESTS)
         target, pids = await begun
         return self._hit("store", target, pids, ())
 

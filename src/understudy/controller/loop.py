@@ -260,13 +260,14 @@ class Controller:
         try:
             await self._provider.start(node)
         except Exception as error:
-            if isinstance(error, NoCapacity):
+            if isinstance(error, NoCapacity | StoreAway):
                 log.warning("node %s does not start: %s", node.id, error.message)
             else:
                 log.exception("node %s does not start", node.id)
             now = self._clock.wall()
             key = (node.model, node.region)
             self._silence = supervision.crashed(key, RULES, now, self._silence)
+            self._look_again(node.model)  # nothing may seem to have changed since it was planned
             await self._store.gone(node.id, self._clock.wall(), f"does not start: {error}")
 
     async def _return(self, node: str, why: str) -> None:
@@ -286,7 +287,11 @@ class Controller:
             self._busy.pop(node, None)
             self._asked.pop(node, None)
             self.nudge()
-            if not task.cancelled() and (error := task.exception()):
+            if task.cancelled() or (error := task.exception()) is None:
+                return
+            if isinstance(error, StoreAway):  # the next look finds what is left to do
+                log.warning("node %s: %s", node, error.message)
+            else:
                 log.error("the provider failed with node %s", node, exc_info=error)
 
         task.add_done_callback(done)

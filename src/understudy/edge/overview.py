@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from understudy.core.bill import Bill, Rate, add_up
+from understudy.core.errors import StoreAway
 from understudy.core.fleet import Deployment, Seat, SessionRow, Worker, WorkerState
 from understudy.core.ledger import Role
 from understudy.core.pools import DEFAULT_BOOT_S, last_seats
@@ -18,6 +20,7 @@ from understudy.seams import Clock
 
 DAY_S: Final = 86_400.0
 BILL_S: Final = 5.0  # how old the day's sums may be: they are read from the whole day's rows
+PATIENCE_S: Final = 1.0  # with the store: then the sums are the old ones
 CURRENCY: Final = "$"
 
 
@@ -33,13 +36,22 @@ class Overview:
         self._bill = Bill(0.0, 0.0, 0.0, 0.0)
         self._heard = dict.fromkeys(Role, 0.0)
         self._summed_s = -BILL_S
-        self._summing = asyncio.Lock()
+        self._summing: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
-        """Brings the day's sums up to date, if they are old."""
-        async with self._summing:
-            if self._clock.now() - self._summed_s >= BILL_S:
-                await self._sum()
+        """Brings the day's sums up to date, if they are old. While the store is away they stay as
+        they are: that is when everything else here is looked at."""
+        if self._summing is None:
+            if self._clock.now() - self._summed_s < BILL_S:
+                return
+            self._summing = asyncio.get_running_loop().create_task(self._sum())
+        summing = self._summing
+        done, _ = await asyncio.wait([summing], timeout=PATIENCE_S)
+        if done:
+            if self._summing is summing:
+                self._summing = None
+            with contextlib.suppress(StoreAway):
+                summing.result()
 
     async def _sum(self) -> None:
         now = self._clock.wall()

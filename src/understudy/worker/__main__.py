@@ -42,7 +42,10 @@ def main() -> int:
     logging.getLogger("picows").setLevel(logging.ERROR)
     with open(0, "rb", buffering=0, closefd=False) as stdin:
         secret = stdin.readline().decode().strip()
-        spec = json.loads(stdin.readline())
+        told = stdin.readline()
+    if not told.endswith(b"\n"):  # who started it is no more: nobody needs it
+        return 0
+    spec = json.loads(told)
     threading.Thread(target=leave_with_parent, daemon=True).start()
     gc.freeze()
     return eventloop.run(

@@ -125,8 +125,7 @@ class _Dialling:
                     max_frame_size=MAX_MESSAGE_BYTES,
                     use_aiofastnet=False,
                 )
-            assert isinstance(link, Link)
-            if link.transport is None:  # closed before it had answered: picows says nothing of that
+            if not isinstance(link, Link):  # closed before it had answered: picows says nothing
                 raise ConnectionResetError("it closes the connection")
             self._performance.connected(link)
             since = self._clock.now()
