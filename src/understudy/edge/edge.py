@@ -23,6 +23,7 @@ from understudy.edge.client import ClientConnection
 from understudy.edge.links import WorkerLink
 from understudy.edge.seating import Seating
 from understudy.edge.session import Casting, Part, Session
+from understudy.edge.silence import Ears
 from understudy.seams import Clock, Store
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Edge:
         self.check_token = check_token
         self.refresh: Callable[[], Awaitable[None]] = self._refresh  # reads what is deployed
         self._resampling = resampling
+        self._ears = Ears(resampling)
         self._clock = clock
         self._clients: set[ClientConnection] = set()
         self._by_resume: dict[str, Session] = {}
@@ -230,6 +232,8 @@ class Edge:
             session.started_s = adopted.started_s
         else:
             await self._begin(session, takeover=start.takeover)
+        if voice.skip_silence and not cards[0].listens:
+            session.silence = self._ears.silence_of(session)
         self.sessions[session.id] = session
         self._by_resume[session.resume] = session
         session.on(Event.START)

@@ -20,6 +20,7 @@ from understudy.core.ledger import Interval, Meter, Role
 from understudy.core.session import DEADLINES, TABLE, Effect, Event, State, advance
 from understudy.core.wire import BYTES_PER_SAMPLE
 from understudy.edge.links import WorkerLink
+from understudy.edge.silence import Silence
 from understudy.seams import Clock
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ class Session:
         self.lock = new_lock()
         self._listens = cast[Role.LEAD].card.listens
         self._labels = Labels()
+        self.silence: Silence | None = None  # where its voice skips silence
         self._changes = deque([(0, self.wish)])  # (input position, the wish from there on)
         self._placing = placing
         self._clock = clock
@@ -168,6 +170,7 @@ class Session:
         self.apart_until_s = 0.0
         self._metered_part: tuple[str, str, str, Role] = ("", "", "", Role.LEAD)
         self._silent_before_s = 0.0
+        self._skipped_before_s = 0.0
         # Each session at its own time within the second: those that came together (everybody,
         # after a restart) would have their usage told in one burst that delays all audio.
         self._usage_s = self.since_s - zlib.crc32(session_id.encode()) % 1000 / 1000 * USAGE_S
@@ -269,10 +272,15 @@ class Session:
             return  # nothing counts after `stop`
         position, model_pcm = self.lock.feed(pcm, self._clock.now())
         if model_pcm:
-            if self.performer is not None:
+            kept_back = self.silence is not None and self.silence.lasts
+            if self.silence is not None:
+                self.silence.ear.push(model_pcm)
+            if self.performer is not None and not kept_back:
                 self.performer.link.audio(self.performer.slot, position, model_pcm)
             if self.coming is not None:
                 self.coming.link.audio(self.coming.slot, position, model_pcm)
+            if self.silence is not None:
+                self.silence.answer()
         self._send()
 
     def set_params(self, wish: wire.Params) -> None:
@@ -326,6 +334,7 @@ class Session:
             silent_s=round(self.silent_s, 3),
             queue_ms=queue,
             engine_ms=engine,
+            skipped_s=round(self._skipped_before_s + self.lock.skipped_s, 3),
         )
 
     @property
@@ -370,6 +379,8 @@ class Session:
     def answer(self, part: Part, position: int, pcm: memoryview, step_s: float, now: float) -> None:
         if part is self.performer:
             self.lock.answer(position, pcm, step_s, now)
+            if self.silence is not None:
+                self.silence.answer()
         elif part is self.coming and self.state is _MOVING:
             self.lock.join(position, pcm, part.casting.card, step_s, now)
         else:
@@ -413,6 +424,8 @@ class Session:
             self.on(Event.COMING_LOST)
         elif part is self.performer:
             self.performer = None
+            if self.silence is not None:
+                self.silence.over()
             self.lock.leave(now)
             self._placing.release(self, part)
             self.on(Event.SLOT_LOST)
@@ -462,6 +475,8 @@ class Session:
     def _open(self) -> None:
         part = self.coming
         assert part is not None
+        if self.silence is not None:  # both have to hear the same
+            self.silence.wake()
         if self.performer is not None:
             self.lock.meet()
         position, context = self.lock.context(part.casting.card)
@@ -520,6 +535,8 @@ class Session:
         self._placing.release(self, part)
 
     def _flush(self) -> None:
+        if self.silence is not None:
+            self.silence.wake()
         position, pcm = self.lock.finish(self._clock.now())
         part = self.performer or self.coming
         if part is not None and pcm:
@@ -537,7 +554,9 @@ class Session:
         self._meter.performer(self.lock.heard)
         self._count()
         self._silent_before_s += self.lock.silent_s
+        self._skipped_before_s += self.lock.skipped_s
         self.lock = self._new_lock()
+        self.silence = None if self.silence is None else self.silence.anew()
         self._labels = Labels()
         self._counted = 0
         self._changes = deque([(0, self.wish)])
@@ -553,6 +572,8 @@ class Session:
         self.performer = self.coming = None
 
     def _finish(self) -> None:
+        if self.silence is not None:
+            self.silence.ear.close()
         self._placing.ended(self)
         usage = self.usage()
         self.tell(usage)
