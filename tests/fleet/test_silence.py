@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import signal
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ class Desk:
         model.load("cpu")
         card = card_of(model)
         self.lock = SampleLock(rate_hz, SoxrResampler, card)
-        self.state, self.coming = State.LIVE, None
+        self.state, self.coming = State.LIVE, cast(Any, None)
         slots = Slots(model)
         slots.open(0, 0, {})
         self.link = Link(slots, self._answer)
@@ -170,8 +171,8 @@ async def test_half_a_second_is_waited_for() -> None:
 
 async def test_a_voice_with_a_state_goes_on_as_if_the_pause_was_short() -> None:
     said, speaks = words_and_pauses(HZ)
-    whole = Desk(PitchModel(slots=1), HZ, skips=False).say(said)
-    desk = Desk(PitchModel(slots=1), HZ)
+    whole = Desk(cast(Model, PitchModel(slots=1)), HZ, skips=False).say(said)
+    desk = Desk(cast(Model, PitchModel(slots=1)), HZ)
     heard = desk.say(said)
     assert len(heard) == len(whole)
     assert desk.lock.skipped_s > 2.0
@@ -306,17 +307,24 @@ async def test_silence_is_not_billed_and_words_are_whole(start: Callable[[], Ser
     assert rows[0]["lead_s"] == pytest.approx(ended.lead_s, abs=0.01)
 
 
-async def test_a_session_that_is_silent_moves_all_the_same(start: Callable[[], Server]) -> None:
+@pytest.mark.parametrize("why", ["drain", "crash"])
+async def test_a_session_that_is_silent_moves_all_the_same(
+    start: Callable[[], Server], why: str
+) -> None:
     server = start()
     said, _ = words_and_pauses(HZ)
     pause = np.random.default_rng(9).normal(0, NOISE, 5 * HZ).astype(np.int16)
     said = np.concatenate([said[: 4 * HZ], pause, said[4 * HZ :]])
 
-    def drain() -> None:
+    def go_away() -> None:
+        if why == "crash":
+            (process,) = server.workers("pitch")
+            process.send_signal(signal.SIGKILL)
+            return
         (worker,) = (one for one in workers(server, "pitch") if one["seats"])
         assert run(server, "drain", worker["id"]).returncode == 0
 
-    heard, usage, ended, lives = await converse(server, "high", said, {5.5: drain})
+    heard, usage, ended, lives = await converse(server, "high", said, {5.5: go_away})
     assert len(heard) == len(said)
     assert lives == 2
     assert ended.reason == "stopped"
