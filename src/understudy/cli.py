@@ -32,17 +32,8 @@ DEFAULT_URL = os.environ.get("UNDERSTUDY_URL", f"http://127.0.0.1:{DEFAULT_PORT}
 MIN_PYTHON = (3, 11)
 STORE = "understudy.store"
 BENCHES = (
-    "engine",
-    "edge",
-    "browser",
-    "simulate",
-    "connect",
-    "move",
-    "fleet",
-    "crash",
-    "freeze",
-    "lab",
-    "listen",
+    *("engine", "edge", "browser", "simulate", "connect", "move", "fleet", "crash", "freeze"),
+    *("storm", "region", "soak", "overload", "far", "lab", "listen"),
 )
 
 
@@ -351,6 +342,14 @@ def controller(data: Path | None, verbose: bool, form: str) -> None:
     "--cpus", default=1, show_default=True, type=click.IntRange(0), help="Light workers at most."
 )
 @click.option("--price", default=0.0, type=click.FloatRange(0.0), help="Of a GPU, an hour.")
+@click.option(
+    "--grace",
+    "grace_s",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0.0),
+    help="Seconds for moving users away when it is told to end. Ctrl-C twice ends it at once.",
+)
 @click.option("-v", "--verbose", is_flag=True)
 def join(
     urls: tuple[str, ...],
@@ -360,6 +359,7 @@ def join(
     gpus: str,
     cpus: int,
     price: float,
+    grace_s: float,
     verbose: bool,
 ) -> None:
     """Lend this machine to a fleet: dials the edges at URL, runs what they ask for."""
@@ -374,11 +374,9 @@ def join(
 
     async def lend() -> None:
         agent = Agent(urls, token, lent, SystemClock())
-        running = asyncio.create_task(agent.run())
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+            asyncio.get_running_loop().add_signal_handler(number, agent.leave)
+        await agent.run(grace_s)
 
     eventloop.run(lend())
 
@@ -718,6 +716,7 @@ def token(
 @click.argument("model", required=False, type=click.Path(path_type=Path, exists=True))
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @click.option("--quick", is_flag=True, help="A shorter run; the figures are rougher.")
+@click.option("--minutes", type=click.FloatRange(0.1, 24 * 60), help="Of `storm` and `soak`.")
 @click.option(
     "--audio",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -740,6 +739,7 @@ def bench(
     model: Path | None,
     as_json: bool,
     quick: bool,
+    minutes: float | None,
     audio: Path | None,
     against: Path | None,
     plot_file: Path | None,
@@ -759,11 +759,13 @@ def bench(
         )
     if against is not None and model is None:
         raise Sentence("--against needs a MODEL to set it against")
+    if minutes is not None and name not in ("storm", "soak"):
+        raise Sentence(f"the length of {name} is fixed; --minutes is for storm and soak")
     module = importlib.import_module(f"understudy.bench.{name}")
-    chosen = {"model": model, "against": against} if name == "listen" else {}
-    result = module.run(
-        find_audio(audio), quick=quick, progress=lambda words: click.echo(words, err=True), **chosen
-    )
+    chosen: dict[str, Any] = {"model": model, "against": against} if name == "listen" else {}
+    if minutes is not None:
+        chosen["minutes"] = minutes
+    result = module.run(find_audio(audio), quick=quick, progress=_say, **chosen)
     result = {**stamp(name), **result}
     if plot_file is not None:
         from understudy.bench.histogram import svg
@@ -774,25 +776,45 @@ def bench(
 
 
 @cli.command()
-@click.argument("deed", type=click.Choice(("kill", "freeze")))
+@click.argument(
+    "deed", type=click.Choice(("kill", "freeze", "link", "controller", "region", "store", "storm"))
+)
+@click.argument("name", required=False)
 @url_option
 @data_option
 @click.option("--worker", metavar="W", help="This one, once; else any that performs.")
-@click.option("--every", "every_s", default=10.0, show_default=True, type=click.FloatRange(0.1))
+@click.option("--every", "every_s", type=click.FloatRange(0.1), help="10 s; of a storm, 5 s.")
 @click.option("--minutes", default=1.0, show_default=True, type=click.FloatRange(0.0, 24 * 60))
+@click.option(
+    "--seconds",
+    "store_s",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 600.0),
+    help="How long the store is away.",
+)
+@click.option("--seed", type=int, help="Of a storm: the same one makes the same choices.")
+@click.option("--pid", "server_pid", type=int, help="Of the database's server, if it is not found.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def chaos(
     deed: str,
+    name: str | None,
     url: str,
     data: Path | None,
     worker: str | None,
-    every_s: float,
+    every_s: float | None,
     minutes: float,
+    store_s: float,
+    seed: int | None,
+    server_pid: int | None,
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Kill or freeze workers of a fleet on this machine, and tell what users heard.
+    """Break a fleet on this machine, and tell what users heard.
+
+    kill or freeze workers, or cut their links; kill the leading controller, or the region NAME;
+    take the store away for a while; or (storm) any of that, again and again.
 
     With --data or --store the ledger is read there, else the server is asked.
     """
@@ -802,7 +824,10 @@ def chaos(
     from understudy.store import open_store
 
     deeds.check_url(url)
-    where = where_of(data_dir(data))
+    if (name is not None) != (deed == "region"):
+        raise Sentence("`understudy chaos region NAME` takes a region's name; nothing else does")
+    folder = data_dir(data)
+    where = where_of(folder)
 
     async def uses() -> list[dict[str, Any]]:
         store = await open_store(where)
@@ -812,10 +837,11 @@ def chaos(
             await store.close()
 
     if not yes:
-        whom = f"worker {worker}" if worker else f"a worker every {every_s:g} s"
-        span = "" if worker else f" for {minutes:g} min"
-        words = f"{deed.capitalize()} {whom} of {url}{span}, under live users?"
-        click.confirm(words, abort=True, err=True)
+        span = "" if name or worker or deed in ("controller", "store") else f", {minutes:g} min"
+        words = f"{deed} {name or worker or ''}".strip()
+        click.confirm(
+            f"{words.capitalize()} at {url}{span}: under live users?", abort=True, err=True
+        )
     own = data is not None or isinstance(where, str)
     if own and not exists(where):
         raise Sentence(f"there is no ledger at {where}")
@@ -825,9 +851,15 @@ def chaos(
             url,
             uses if own else None,
             SystemClock(),
-            worker=worker,
+            target=name or worker,
             every_s=every_s,
             minutes=minutes,
+            seed=seed,
+            data=folder,
+            where=where,
+            server_pid=server_pid,
+            store_s=store_s,
+            admin_key=admin_key(),
             say=_say,
         )
     )

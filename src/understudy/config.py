@@ -12,7 +12,6 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PORT: Final = 8765
 DEFAULT_SLOTS: Final = 4
+REGIONS_FILE: Final = "regions.json"  # of a world in a data folder: who runs where
 KINDS: Final = ("convert", "listen")  # of models that are served
 PITCH: Final = "understudy.models.pitch:PitchModel"  # can stand in for anybody
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -314,17 +314,8 @@ def check_skipping(where: str) -> None:
 
 
 def template() -> str:
-    """The understudy.toml that Understudy ships with; what needs a package that is not installed
-    is commented out."""
-    text = resources.files("understudy").joinpath("understudy.toml").read_text()
-    if find_spec("onnxruntime") is not None:
-        return text
-    needs = "# (This needs ONNX Runtime: pip install 'understudy[onnx]')"
-    blocks = text.split("\n\n")
-    for n, block in enumerate(blocks):
-        if block.startswith(("[models.listener]", "[voices.listener]")):
-            blocks[n] = "\n".join([needs, *(f"# {line}" for line in block.splitlines())])
-    return "\n\n".join(blocks)
+    """The understudy.toml that Understudy ships with."""
+    return resources.files("understudy").joinpath("understudy.toml").read_text()
 
 
 def data_dir(chosen: Path | None) -> Path:

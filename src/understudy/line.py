@@ -56,6 +56,11 @@ class Listener(WSListener):
         self._put(None)
 
     @property
+    def connected(self) -> bool:
+        """Whether it ever was."""
+        return self._transport is not None
+
+    @property
     def is_full(self) -> bool:
         """Whether the reader is so slow that nothing more is read from the socket."""
         return bool(self._waiting)
@@ -95,6 +100,8 @@ async def connect(url: str, listener: Listener) -> WSTransport:
         )
     except (OSError, TimeoutError, WSHandshakeError) as error:
         raise unreachable(url, error) from None
+    if not listener.connected:  # closed before it had answered: picows says nothing of that
+        raise unreachable(url, ConnectionResetError("it closes the connection"))
     return transport
 
 

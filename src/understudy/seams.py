@@ -277,6 +277,11 @@ class Provider(Protocol):
 
     name: str
 
+    def refusal(self, node: Node, ahead: Iterable[Node] = ()) -> str | None:
+        """Why such a node is not to be had now, in a sentence, where that is known without asking
+        for it, as of the last `nodes`; None: it may be asked for. `ahead`: asked for meanwhile."""
+        ...
+
     async def start(self, node: Node) -> None:
         """Rents what was asked for; its id is the asker's."""
         ...

@@ -24,10 +24,11 @@ from understudy.core.fleet import EdgeRow
 from understudy.core.wire import Card
 from understudy.edge.api import build_app
 from understudy.edge.door import Door, is_loopback
-from understudy.edge.edge import Edge, link_url
+from understudy.edge.edge import Edge
 from understudy.edge.gate import Gate, listen
 from understudy.edge.joining import Machines
 from understudy.edge.overview import Overview
+from understudy.edge.roster import link_url
 from understudy.providers import new_provider
 from understudy.providers.join import JoinProvider
 from understudy.providers.local import LocalProvider
@@ -197,7 +198,7 @@ class _Edge:
             keys.check_join,
             lambda model, revision: json.dumps(catalog.spec(model, revision)),
             lambda node: keys.worker_token(node, clock.wall() + WORKER_TOKEN_S),
-            self.edge.link_urls,
+            self.edge.roster.link_urls,
             serving.region,
             clock,
         )
@@ -206,7 +207,7 @@ class _Edge:
         self._read_cards = self.edge.refresh
         self.edge.refresh = self._refresh
         self.deployed: Callable[[], None] = lambda: None  # the controller wants to know
-        catalog.cards = self.edge.cards
+        catalog.cards = self.edge.roster.cards
 
     def roles(self) -> dict[str, Coroutine[Any, Any, None]]:
         return {
@@ -232,7 +233,7 @@ class _Edge:
             for deployment in self._catalog.deployments:
                 if deployment.failed:
                     failed = (deployment.model, deployment.revision, deployment.failed)
-                    self.edge.learn_failure(*failed)
+                    self.edge.roster.learn_failure(*failed)
         await self._read_cards()
         if changed:
             self.deployed()
@@ -248,7 +249,12 @@ class _Edge:
                 for spec in list(self._catalog.current().models.values()):
                     key = (spec.name, spec.revision)
                     late = clock.now() - tried.get(key, -TRY_S) >= TRY_S
-                    if spec.workers is None and key not in edge.cards and late and not trials:
+                    if (
+                        spec.workers is None
+                        and key not in edge.roster.cards
+                        and late
+                        and not trials
+                    ):
                         tried[key] = clock.now()
                         trial = asyncio.get_running_loop().create_task(_try(spec, edge))
                         trials.add(trial)
@@ -265,8 +271,8 @@ class _Edge:
         while self._clock.now() < until and not stop.is_set():
             models = self._catalog.current().models.values()
             wanted = [spec.name for spec in models if spec.workers]
-            if all(edge.ready(model) or edge.failed(model) for model in wanted):
-                return not any(edge.failed(model) for model in wanted)
+            if all(edge.roster.ready(model) or edge.roster.failed(model) for model in wanted):
+                return not any(edge.roster.failed(model) for model in wanted)
             await self._clock.sleep(0.02)
         return False
 
@@ -366,7 +372,7 @@ def lock_data(data: Path) -> IO[str]:
 
 async def _try(spec: ModelSpec, edge: Edge) -> None:
     """Loads a model once, so that its latency is known before a GPU has to be rented for that."""
-    same = [card for (_, revision), card in edge.cards.items() if revision == spec.revision]
+    same = [card for (_, revision), card in edge.roster.cards.items() if revision == spec.revision]
     try:
         card = (
             same[0]
@@ -376,9 +382,9 @@ async def _try(spec: ModelSpec, edge: Edge) -> None:
     except Exception as error:
         reason = error.message if isinstance(error, ModelFailed) else repr(error)
         log.error("model %s: %s", spec.name, reason)
-        edge.learn_failure(spec.name, spec.revision, reason)
+        edge.roster.learn_failure(spec.name, spec.revision, reason)
     else:
-        edge.learn_card(spec.name, spec.revision, card)
+        edge.roster.learn_card(spec.name, spec.revision, card)
 
 
 def check_listen(host: str, hosts: Sequence[str], keys: Keys) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from socket import gethostname
 from typing import Any, Final
 
-from understudy.config import ConfigFile
+from understudy.config import REGIONS_FILE, ConfigFile
 from understudy.core.errors import ConfigError
 from understudy.relay import Relay
 from understudy.seams import Clock
@@ -38,7 +38,6 @@ AGAIN_S: Final = 10.0  # a region that died is started again after so long
 GPUS: Final = 8  # of each region: shares of this machine's CPU
 CPUS: Final = 4
 JOIN_S: Final = 365 * 86_400.0
-STATE: Final = "regions.json"  # in the data folder: who runs where, for `understudy chaos`
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
 
@@ -116,7 +115,7 @@ async def run(
         for region in regions.values():
             for relay in region.relays:
                 await relay.close()
-        (data / STATE).unlink(missing_ok=True)
+        (data / REGIONS_FILE).unlink(missing_ok=True)
         lock.close()
 
 
@@ -179,6 +178,7 @@ async def _start(
     agent = await asyncio.create_subprocess_exec(
         *(*command, "join", f"http://127.0.0.1:{port}", "--name", gethostname()),
         *("--region", region.name, "--gpus", str(GPUS), "--cpus", str(CPUS)),
+        *("--grace", "0"),
         env={**os.environ, "UNDERSTUDY_JOIN_TOKEN": token},
         start_new_session=True,
     )
@@ -207,6 +207,6 @@ def _write_state(data: Path, world: World, regions: Mapping[str, _Region]) -> No
         }
         for name, region in regions.items()
     }
-    fresh = data / f"{STATE}.new"
+    fresh = data / f"{REGIONS_FILE}.new"
     fresh.write_text(json.dumps(state))
-    fresh.replace(data / STATE)
+    fresh.replace(data / REGIONS_FILE)

@@ -195,17 +195,6 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         ConfigFile.of_data(tmp_path / "file" / "data")
 
 
-def test_without_onnx_runtime_the_shipped_file_has_no_listener(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("understudy.config.find_spec", lambda name: None)
-    config = parse(template(), "template")
-    assert "listener" not in config.models
-    assert "listener" not in config.voices
-    assert "teto" in config.voices
-    assert "understudy[onnx]" in template()
-
-
 LISTENING = """
 [models.ears]
 kind = "{kind}"

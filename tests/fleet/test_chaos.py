@@ -3,9 +3,9 @@ No timings: those are for a machine that does nothing else."""
 
 import asyncio
 import json
-import os
-import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,12 +16,15 @@ from click.testing import CliRunner
 
 from tests.server import Server
 from understudy import Client, chaos
-from understudy.bench import crash, freeze
+from understudy.bench import crash, freeze, world
 from understudy.bench.machine import find_audio
 from understudy.bench.server import CHUNK, RATE_HZ, Speaker
 from understudy.chaos import NoChaos
+from understudy.chaos.audience import Audience, Scene
+from understudy.chaos.faults import Faults
 from understudy.cli import cli
 from understudy.clock import SystemClock
+from understudy.store.leader import leading_process
 
 
 def test_crash_hears_every_kill_and_loses_nobody() -> None:
@@ -106,7 +109,7 @@ async def test_the_command_kills_a_worker_and_tells_what_was_heard(fleet: Server
         await speaker.until_live("lead")
         await speaker.until_heard(0.3)
         (worker,) = [w["id"] for w in fleet.fleet()["workers"] if not w["always_on"]]
-        assert chaos.processes({worker, "local-none"}).keys() == {worker}
+        assert chaos.processes_of({worker, "local-none"}).keys() == {worker}
         words = ["chaos", "kill", "--url", fleet.url, "--worker", worker, "--json"]
         refused = await asyncio.to_thread(CliRunner().invoke, cli, words, input="n\n")
         assert refused.exit_code == 1
@@ -116,7 +119,7 @@ async def test_the_command_kills_a_worker_and_tells_what_was_heard(fleet: Server
         result = json.loads(done.stdout)
         await speaker.until_live("lead", 2)
         await speaker.stop()
-    assert [hit["worker"] for hit in result["hits"]] == [worker]
+    assert [(hit["deed"], hit["target"]) for hit in result["hits"]] == [("kill", worker)]
     assert [len(hit["sessions"]) for hit in result["hits"]] == [1]
     assert result["sessions"] == {
         "before": 1, "after": 1, "hit": 1, "hit_and_gone": 0, "silent_now": 0
@@ -129,16 +132,123 @@ async def test_the_command_kills_a_worker_and_tells_what_was_heard(fleet: Server
 
 async def test_a_frozen_worker_goes_on_after_the_chaos(fleet: Server) -> None:
     """Where nobody has replaced it: here, because nobody used it."""
-    (cover,) = [w["id"] for w in fleet.fleet()["workers"]]
-    pid = chaos.processes({cover})[cover]
-    hit = chaos.Hit(cover, "cover", pid, 0.0, 0.0, ())
-    os.kill(pid, signal.SIGSTOP)
-    chaos._thaw([hit])
+    audience = Audience(fleet.url, None, SystemClock())
+    scene = await audience.open()
+    (cover,) = [w["id"] for w in scene.workers]
+    faults = Faults(SystemClock())
+    hit = await faults.do("freeze", scene, cover)
+    assert hit is not None
+    assert hit.pids == (chaos.processes_of({cover})[cover],)
+    await faults.close()
     async with Client(fleet.url).stream("cover", "bob") as stream:
         speaker = Speaker(stream, np.full(RATE_HZ, 1000, "<i2"))
         await speaker.until_live()
         await speaker.stop()
     assert stream.ended is not None
+
+
+async def test_a_cut_link_is_dialled_again_and_nobody_is_lost(fleet: Server) -> None:
+    await fleet.knows("star")
+    async with Client(fleet.url).stream("star", "carol") as stream:
+        speaker = Speaker(stream, np.full(RATE_HZ, 1000, "<i2"))
+        await speaker.until_live("lead")
+        (worker,) = [w["id"] for w in fleet.fleet()["workers"] if not w["always_on"]]
+        (pid,) = chaos.processes_of({worker}).values()
+        faults = Faults(SystemClock())
+        scene = await Audience(fleet.url, None, SystemClock()).open()
+        try:
+            hit = await faults.do("link", scene, worker)
+        except NoChaos as error:  # not on this system, or not as this user
+            pytest.skip(error.message)
+        assert hit is not None
+        assert hit.sessions == (speaker.lives()[0].event.session,)
+        await speaker.until_live("lead", 2)
+        await speaker.until_heard(0.3)
+        assert chaos.processes_of({worker}) == {worker: pid}  # it lives, and serves again
+        await speaker.stop()
+    assert stream.ended is not None
+    assert stream.ended.reason == "stopped"
+    assert f"worker {worker} (heavy-star) is gone: its link was lost" in fleet.log
+
+
+async def test_the_store_is_away_for_a_while_and_nobody_hears(fleet: Server) -> None:
+    await fleet.knows("star")
+    where = fleet.data / "understudy.db"
+    async with Client(fleet.url).stream("star", "dora") as stream:
+        speaker = Speaker(stream, np.full(RATE_HZ, 1000, "<i2"))
+        await speaker.until_live("lead")
+        faults = Faults(SystemClock(), where=where, store_s=60.0)
+        hit = await faults.do("store", Scene())
+        assert hit is not None
+        assert hit.target == where.name
+        assert faults.store_is_away
+        with sqlite3.connect(where, timeout=0.0) as db, pytest.raises(sqlite3.OperationalError):
+            db.execute("BEGIN IMMEDIATE")
+        await speaker.until_heard(0.5)
+        assert await faults.do("store", Scene()) is None  # it is away already
+        await faults.close()
+        await fleet.seen(lambda state: state["sessions"][0]["lead_s"] > 0.5)
+        await speaker.stop()
+        assert speaker.silent_s == 0
+    missing = Faults(SystemClock(), where=fleet.data / "none.db")
+    with pytest.raises(NoChaos, match="cannot be locked"):
+        await missing.do("store", Scene())
+    assert not (fleet.data / "none.db").exists()
+
+
+async def test_who_leads_is_known(fleet: Server) -> None:
+    where = fleet.data / "understudy.db"
+    assert await leading_process(where) == fleet.process.pid
+    scene = await Audience(fleet.url, None, SystemClock()).open()
+    hit = await Faults(SystemClock(), where=where).do("controller", scene)
+    assert hit is not None
+    assert hit.pids == (fleet.process.pid,)
+    await asyncio.to_thread(fleet.process.wait)
+    assert await leading_process(where) is None
+    await asyncio.to_thread(fleet.start)
+    assert await leading_process(where) == fleet.process.pid
+
+
+async def test_a_region_dies_and_its_users_go_on_elsewhere(tmp_path: Path) -> None:
+    with world.world(("sf", "tokyo"), world.configuration(["star"]), sqlite=True) as found:
+        audience = world.audience_of(found)
+        await audience.open()
+        await found.all_up(audience)
+        await world.knows(found, ["star"])
+        async with AsyncExitStack() as stack:
+            users = [("erin", "tokyo", "star"), ("finn", "sf", "star")]
+            callers = await world.call_in(stack, found, users, None)
+            (erin,) = [one for one in callers if one.user == "erin"]
+            home = erin.stream.edge.region
+            theirs = {one.session for one in callers if one.stream.edge.region == home}
+            before = set(found.pids()[home])
+            words = ["chaos", "region", home, "--data", str(found.data), "--yes", "--json"]
+            words += ["--url", next(url for name, url in found.urls.items() if name != home)]
+            done = await asyncio.to_thread(CliRunner().invoke, cli, words)
+            assert done.exit_code == 0, (done.output, done.exception)
+            result = json.loads(done.stdout)
+            await erin.until(lambda: erin.stream.resumes > 0 and erin.stream.live is not None)
+            assert erin.stream.edge.region != home
+            (hit,) = result["hits"]
+            assert (hit["deed"], hit["target"]) == ("region", home)
+            assert theirs <= set(hit["sessions"])
+            assert before <= set(hit["pids"])
+            assert result["sessions"]["hit_and_gone"] == 0
+            assert result["sessions"]["silent_now"] == 0
+            assert [await one.leave() for one in callers] == ["", ""]
+        with pytest.raises(NoChaos, match="there are sf, tokyo"):
+            await Faults(SystemClock(), data=found.data).do("region", Scene(), "lima")
+    with pytest.raises(NoChaos, match="no regions run in"):
+        await Faults(SystemClock(), data=tmp_path).do("region", Scene(), "sf")
+
+
+async def test_a_storm_is_the_same_for_one_seed_and_spares_what_cannot_be() -> None:
+    """Nothing can be done where nobody is; then it says so."""
+    faults = Faults(SystemClock(), seed=5)
+    with pytest.raises(NoChaos):
+        for _ in range(20):
+            assert await faults.any(Scene(), ("region", "controller", "store")) is None
+    assert await faults.any(Scene(), ("kill", "region")) is None  # no worker is up
 
 
 async def test_chaos_is_for_this_machine_only() -> None:

@@ -32,9 +32,9 @@ class Pair:
 
     def __init__(self, folder: Path, where: str | Path) -> None:
         self.where = where
-        env = {"UNDERSTUDY_STORE": where} if isinstance(where, str) else {}
-        start = [Server(folder, config=CONFIG, options=["--shared"], **env)]
-        self.servers = [*start, Server(folder, options=["--shared"], **env)]
+        options = ["--shared", *(["--store", where] if isinstance(where, str) else [])]
+        first = Server(folder, config=CONFIG, options=options)
+        self.servers = [first, Server(folder, options=options)]
 
     async def rows(self) -> tuple[list[SessionRow], list[Interval]]:
         store = await open_store(self.where)

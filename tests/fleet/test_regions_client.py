@@ -15,7 +15,10 @@ from tests.fleet.test_stream import babble
 from tests.server import SMALL, Server
 from understudy import Client
 from understudy.client import Refused, Stream, Unreachable
+from understudy.clock import SystemClock
 from understudy.core import wire
+from understudy.worker.performance import Performance
+from understudy.worker.process import _Dialling
 
 RATE_HZ = 24_000
 CHUNK = 480
@@ -166,3 +169,36 @@ async def test_one_server_alone_that_is_asked_for_others(two: list[Server]) -> N
         assert talker.sessions[0] == talker.sessions[1]
         await talker.stop()
         stream.drop()
+
+
+async def hanging_up(calls: asyncio.Queue[None]) -> tuple[asyncio.Server, str]:
+    """Takes connections, and closes them without a word, as an edge does that dies."""
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        calls.put_nowait(None)
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    return server, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_an_edge_that_hangs_up_is_one_that_is_not_there() -> None:
+    dying, address = await hanging_up(asyncio.Queue())
+    async with dying:
+        with pytest.raises(Unreachable, match="closes the connection"):
+            async with Client(f"http://{address}").stream("mirror", "alice"):
+                pass
+
+
+async def test_a_worker_dials_again_where_it_was_hung_up_on() -> None:
+    calls = asyncio.Queue[None]()
+    dying, address = await hanging_up(calls)
+    performance = Performance({"node": "one"}, SystemClock())
+    async with dying:
+        dialler = _Dialling(performance, [f"ws://{address}/v1/link"], SystemClock())
+        dialling = asyncio.create_task(dialler.run())
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in range(3):
+                await calls.get()
+        assert performance.links == []
+        dialling.cancel()

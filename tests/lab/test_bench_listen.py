@@ -63,6 +63,7 @@ def test_targets_and_weights_are_told(result: dict[str, Any]) -> None:
     assert targets["stream: 1 s to labels, p50"] == "<= 600"
     assert targets["small: 1 s to labels, p95"] == "<= 1300"
     assert targets["stream: 10 ms hop to labels, p95"] == "<= 200"
+    assert targets["stream: 10 ms hop to labels, front end inside, p50"] == "<= 130"
     assert targets["small: cold, after imports"] == "<= 25"
     assert sum("hop by hop" in name for name in targets) == 2
 
@@ -87,6 +88,7 @@ def test_models_of_ones_own(tmp_path: Path) -> None:
     assert found[0]["net"]["name"] == "stream"
     assert set(found[1]["stream"]) == {"fp32", "int8"}
     assert not found[1]["clip"]
+    assert [one["which"] for one in found] == ["stream", "stream"]
     twins = listen.prepare(file, file, _folder(tmp_path / "again"))
     assert [one["name"] for one in twins] == ["live", "live (2)"]
 

@@ -16,6 +16,7 @@ from understudy.cli import cli
 from understudy.core.errors import ConfigError
 from understudy.lab import checkpoint, extra, loop, nets, training
 from understudy.lab.augment import Augmentation, Augmenter, mix
+from understudy.lab.export import export
 from understudy.lab.frontend import FrontEnd
 from understudy.lab.listen import Recipe
 from understudy.lab.loop import Plan
@@ -101,7 +102,7 @@ def test_what_was_stopped_ends_as_if_it_had_not_been(words: Path, tmp_path: Path
 
 
 def test_a_training_that_gets_no_better_stops(words: Path, tmp_path: Path) -> None:
-    plan = Plan(epochs=40, patience=2, learning_rate=1e-6, seed=1)
+    plan = Plan(epochs=40, patience=2, learning_rate=0.0, seed=1)
     course = training.Course(words, tmp_path / "out", validate=("dan",), recipe=TINY, plan=plan)
     training.train(course)
     history = json.loads((tmp_path / "out" / loop.HISTORY).read_text())
@@ -227,6 +228,17 @@ def test_speed_and_tract_move_what_they_should() -> None:
     assert int(bands.min()) < int(tone[:, 50].argmax()) < int(bands.max())
 
 
+def test_colour_is_a_smooth_curve_of_the_deviation_asked() -> None:
+    torch.manual_seed(0)
+    frontend = FrontEnd()
+    batch = torch.zeros(500, 64, 10)
+    changed = Augmenter(replace(Augmentation.none(), colour_db=5.0), frontend)(batch)
+    curve_db = changed[:, :, 0] * frontend.std * 10 / np.log(10)
+    assert float(curve_db.std()) == pytest.approx(5.0, rel=0.15)
+    assert float(curve_db.diff(dim=1).abs().mean()) < 1.0
+    assert torch.equal(changed[:, :, 0], changed[:, :, 9])
+
+
 def test_mixup_keeps_shares_that_add_up() -> None:
     torch.manual_seed(0)
     targets = torch.eye(4)
@@ -245,3 +257,44 @@ def test_both_defaults_are_under_200_kb() -> None:
     for name in nets.NAMES:
         net = nets.build(name, 40)
         assert sum(p.numel() for p in net.parameters()) * 4 < 200_000
+
+
+def test_interleaved_rows_are_the_dilated_convolution() -> None:
+    torch.manual_seed(0)
+    for dilation in nets.DILATIONS[:4]:
+        block = nets.SeparableBlock(6, nets.TAPS, dilation)
+        for frames in (1, 7, 16):
+            x = torch.randn(2, 6, frames)
+            wanted = block.depthwise(torch.nn.functional.pad(x, (block.past, 0)))
+            assert torch.allclose(block.filtered(x), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_exported_file_is_worth_the_same(
+    trained: Trained, tmp_path: Path, streaming: bool
+) -> None:
+    path = tmp_path / "listener.onnx"
+    export(checkpoint.load(trained.out), path, streaming=streaming)
+    command = ["evaluate", str(path), str(trained.data), "--speakers", "dan", "--json"]
+    done = CliRunner().invoke(cli, command, catch_exceptions=False)
+    figures = json.loads(done.stdout)
+    assert figures["accuracy"] == pytest.approx(trained.figures["accuracy"])
+    assert figures["loss"] == pytest.approx(trained.figures["loss"], abs=1e-3)
+
+
+def test_few_voices_are_augmented_more(words: Path, tmp_path: Path) -> None:
+    learn(words, tmp_path / "few", 1, strength="auto")
+    settings = checkpoint.load(tmp_path / "few").settings
+    assert settings["mixup"] > 0
+    assert settings["augmentation"]["band_masks"] == Augmentation.strong().band_masks
+
+
+def test_norms_are_settled_on_what_is_heard() -> None:
+    torch.manual_seed(0)
+    norm = torch.nn.BatchNorm1d(3)
+    norm(torch.randn(4, 3, 5) * 9)
+    batches = [torch.randn(64, 3, 50) + 2 for _ in range(4)]
+    loop.settle_norms(norm, batches)
+    assert norm.running_mean is not None
+    assert torch.allclose(norm.running_mean, torch.cat(batches).mean((0, 2)), atol=1e-5)
+    assert norm.momentum == 0.1

@@ -33,7 +33,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -55,6 +54,7 @@ from understudy.bench.server import (
     as_table,
     figure,
     load_average,
+    rss_mb,
     serving,
     spread_ms,
 )
@@ -269,7 +269,7 @@ def measure(audio: Path | None, effort: Effort, number: signal.Signals, say: Say
             one = eventloop.run(work)
         one.tracebacks = server.log.count("Traceback")
         one.given_up = server.log.count("and given up")
-        one.left += len(chaos.processes(_started(server)))  # it has ended, and so should they
+        one.left += len(chaos.processes_of(_started(server)))  # it has ended, and so should they
         rounds.append(one)
     return rounds
 
@@ -304,7 +304,7 @@ async def _round(
         await asyncio.sleep(effort.settle_s)
         users = {speaker.lives()[0].event.session: k for k, speaker in enumerate(speakers)}
         hits: list[Hit] = []
-        rss_mb = _rss_mb(server)
+        before_mb = rss_mb(server.process.pid)
         while len(hits) < kills:
             hit = await _strike(server, speakers, users, number, choice)
             if hit is None:
@@ -317,7 +317,7 @@ async def _round(
         await asyncio.sleep(effort.stretch_s)
         await server.seen(lambda state: _all_led(state, users))
         await asyncio.sleep(effort.settle_s)
-        one.rss_mb = rss_mb, _rss_mb(server)
+        one.rss_mb = before_mb, rss_mb(server.process.pid)
         one.left = await _left(server)
         for speaker in speakers:
             await _leave(speaker, one)
@@ -347,7 +347,7 @@ async def _strike(
     if not performing:
         return None
     worker = choice.choice(performing)
-    pid = (await asyncio.to_thread(chaos.processes, {worker})).get(worker)
+    pid = (await asyncio.to_thread(chaos.processes_of, {worker})).get(worker)
     if pid is None:
         return None
     state = await asyncio.to_thread(server.fleet)  # as late as can be: sessions move
@@ -376,17 +376,10 @@ async def _left(server: Server) -> int:
     until_s = time.perf_counter() + LEAVE_S
     while True:
         up = {worker["id"] for worker in (await asyncio.to_thread(server.fleet))["workers"]}
-        left = await asyncio.to_thread(chaos.processes, _started(server) - up)
+        left = await asyncio.to_thread(chaos.processes_of, _started(server) - up)
         if not left or time.perf_counter() > until_s:
             return len(left)
         await asyncio.sleep(0.1)
-
-
-def _rss_mb(server: Server) -> float:
-    size = subprocess.run(
-        ["ps", "-o", "rss=", "-p", str(server.process.pid)], capture_output=True, text=True
-    )
-    return round(float(size.stdout.strip() or 0) / 1024, 1)
 
 
 async def _leave(speaker: Speaker, one: Round) -> None:

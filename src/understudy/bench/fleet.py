@@ -302,9 +302,9 @@ async def _cards(names: Sequence[str], catalog: Catalog, edges: Any) -> None:
         spec = catalog.current().models[name]
         card = card_of(build_model(spec.engine, spec.slots, spec.options))
         for edge in edges:
-            edge.learn_card(name, spec.revision, card)
+            edge.roster.learn_card(name, spec.revision, card)
     for edge in edges:
-        while not edge.ready("cover"):  # noqa: ASYNC110
+        while not edge.roster.ready("cover"):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 

@@ -36,7 +36,13 @@ CLASSES: Final = 40
 SEED: Final = 7
 CALIBRATION_CLIPS: Final = 16
 PLOTTED: Final = (("label", 1.0, 1), ("hop", 0.01, 1))
-TARGETS: Final = {  # (what, net): (p50, p95) in µs, of fp32, one thread, one clip or stream
+FIGURES: Final = (
+    ("label", "fp32", "1 s to labels"),
+    ("label", "inside", "1 s to labels, front end inside"),
+    ("hop", "fp32", "10 ms hop to labels"),
+    ("hop", "inside", "10 ms hop to labels, front end inside"),
+)
+TARGETS: Final = {  # (what, net): (p50, p95) in µs, float, one thread, one clip or stream
     ("label", "stream"): (600.0, 1000.0),
     ("label", "small"): (900.0, 1300.0),
     ("hop", "stream"): (130.0, 200.0),
@@ -125,7 +131,7 @@ def _of_file(name: str, path: Path, folder: Path) -> dict[str, Any]:
     from understudy.lab.runtime import Listener
 
     about = Listener(path).metadata
-    subject = _blank(name, None)
+    subject = {**_blank(name, None), "which": about.net["name"]}
     files = {about.precision if not about.inside else "inside": str(path)}
     if about.precision == "fp32":
         files["int8"] = _int8(path, folder)
@@ -180,7 +186,7 @@ def _exported(name: str, made: Any, folder: Path) -> dict[str, Any]:
 
 def _blank(name: str, net: Mapping[str, Any] | None) -> dict[str, Any]:
     fields: dict[str, Any] = {"clip": {}, "stream": {}, "bytes": {}, "parity": {}, "mel": False}
-    return {"name": name, "net": net, **fields}
+    return {"name": name, "net": net, "which": net and net["name"], **fields}
 
 
 def _int8(path: Path, folder: Path) -> str:
@@ -281,17 +287,14 @@ def figures_of(
     figures = []
     for subject in subjects:
         name = subject["name"]
-        net = subject["net"]["name"] if subject["net"] else name
-        for what, unit in (("label", "1 s to labels"), ("hop", "10 ms hop to labels")):
-            seconds = 1.0 if what == "label" else 0.01
-            row = pick(rows, name, what, "fp32", seconds=seconds)
+        for what, variant, title in FIGURES:
+            row = pick(rows, name, what, variant, seconds=1.0 if what == "label" else 0.01)
             if row is None:
                 continue
-            for share, at_most in zip(
-                ("p50", "p95"), TARGETS.get((what, net), (None,) * 2), strict=True
-            ):
-                title = f"{name}: {unit}, {share}"
-                figures.append(figure(title, row[f"{share}_us"], "µs", at_most=at_most))
+            limits = TARGETS.get((what, subject["which"]), (None, None))
+            for share, at_most in zip(("p50", "p95"), limits, strict=True):
+                words = f"{name}: {title}, {share}"
+                figures.append(figure(words, row[f"{share}_us"], "µs", at_most=at_most))
             figures.append(figure("... least / CPU", row["min_us"], f"/ {row['cpu_us']:g} µs"))
         cold = starts[name]["after_imports_ms"]
         figures.append(figure(f"{name}: cold, after imports", cold, "ms", at_most=COLD_MS))

@@ -151,15 +151,15 @@ def measure(cases: Sequence[Case], runs: int, rounds: int) -> list[dict[str, Any
     the machine falls on all of them, the anchor included."""
     counts = []
     for case in cases:
-        spent, took = 0, 1
+        spent, least = 0, CASE_BUDGET_NS
         for _ in range(WARM_UP):
             start = time.perf_counter_ns()
             case.run()
             took = time.perf_counter_ns() - start
-            spent += took
+            spent, least = spent + took, max(1, min(least, took))
             if spent > WARM_UP_NS:
                 break
-        fits = max(runs // LEAST_SHARE, min(runs, CASE_BUDGET_NS // took))
+        fits = max(runs // LEAST_SHARE, min(runs, CASE_BUDGET_NS // least))
         counts.append(max(1, fits // rounds))
     walls: list[list[int]] = [[] for _ in cases]
     cpu = [0] * len(cases)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ class Server:
     """`understudy up` in a process of its own, on a data folder that outlives it."""
 
     process: subprocess.Popen[str]
+    greeting = READY
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class Server:
     ) -> None:
         """Does not start it yet. `options`: more of the command line; `env` is added to what of
         ours has nothing to do with us."""
-        self._options = tuple(options)
+        self.options = tuple(options)
         data.mkdir(parents=True, exist_ok=True)
         self.data = data
         self.config = data / "understudy.toml"
@@ -75,10 +76,9 @@ class Server:
 
     def start(self) -> None:
         """Returns when it listens. One that was started before comes back on its old port."""
-        options = ["--port", str(self.port), "--data", str(self.data), *self._options]
         after, self._over = len(self.lines), False
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "understudy", "up", *options],
+            [sys.executable, "-m", "understudy", "up", *self._options()],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -86,7 +86,14 @@ class Server:
             start_new_session=True,  # Ctrl-C is for us: we stop it in order
         )
         threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
-        self.wait_for(READY, after=after)
+        self.wait_for(self.greeting, after=after)
+        self._learn(after)
+
+    def _options(self) -> list[str]:
+        return ["--port", str(self.port), "--data", str(self.data), *self.options]
+
+    def _learn(self, after: int) -> None:
+        """Where it listens, from its greeting."""
         found = re.search(LISTENING, self.wait_for(LISTENING, after=after))
         assert found is not None
         self.url, self.port = found[1], int(found[2])
@@ -182,8 +189,18 @@ class Server:
 
 
 @contextmanager
-def serving(config: str | None = None) -> Iterator[Server]:
+def serving(config: str | None = None, **env: str) -> Iterator[Server]:
     """A server on a free port with an empty data folder, gone at the end, by SIGTERM too."""
+    with running(lambda data: Server(data, 0, config, (), **env)) as server:
+        yield server
+
+
+S = TypeVar("S", bound=Server)
+
+
+@contextmanager
+def running(make: Callable[[Path], S]) -> Iterator[S]:
+    """What `make` makes of an empty data folder, started; gone at the end, by SIGTERM too."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -192,7 +209,7 @@ def serving(config: str | None = None) -> Iterator[Server]:
     before = signal.signal(signal.SIGTERM, leave) if ours else None
     try:
         with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
-            server = Server(Path(folder), config=config)
+            server = make(Path(folder))
             try:
                 server.start()
                 yield server
@@ -201,6 +218,12 @@ def serving(config: str | None = None) -> Iterator[Server]:
     finally:
         if ours:
             signal.signal(signal.SIGTERM, before)
+
+
+def rss_mb(pid: int) -> float:
+    """The memory that a process holds; 0 where it is gone."""
+    size = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True)
+    return round(float(size.stdout.strip() or 0) / 1024, 1)
 
 
 # --- Its users ---

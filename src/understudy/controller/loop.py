@@ -60,6 +60,8 @@ class Controller:
         self._served: dict[str, float] = {}  # region -> when it last had an edge
         self.leads = False  # of all controllers on this database, one does
         self._busy: dict[str, asyncio.Task[None]] = {}  # nodes that are being asked for or returned
+        self._asked: dict[str, Node] = {}  # ... the former
+        self._short: set[Key] = set()  # pools that want more than the provider has
         self.acted: Callable[[], None] = lambda: None  # an edge has something new to look at
         self.plans: Callable[[float, View, Plan], None] = lambda now, view, plan: None
 
@@ -128,6 +130,11 @@ class Controller:
             why = node.exited or "hangs, or has lost its link"
             log.warning("node %s (%s) is returned: it %s", node.id, node.model, why)
             self._begin(node.id, self._return(node.id, why))
+        leaving = {node.id for node in nodes if node.leaving}
+        for worker in workers:
+            if worker.id in leaving and not worker.draining:
+                log.info("worker %s is emptied: its machine is about to leave", worker.id)
+                await self._store.drain(worker.id, True)
         for worker in verdict.lost:
             await self._store.gone(worker.id, None, "its node is no more")
         for worker in workers:  # somebody was about to return it
@@ -143,6 +150,7 @@ class Controller:
                 worker.model, Wanted(worker.model, worker.revision, worker.slots, keep=0)
             )
         pools: dict[Key, Pool] = {}
+        self._short = {key for key in self._short if self._refusal(*key) is not None}
         now = self._clock.wall()
         self._served.update({edge.region: now for edge in fleet.edges})
         serving = {region for region, at_s in self._served.items() if now - at_s < DARK_S}
@@ -150,7 +158,7 @@ class Controller:
             for region in sorted(serving | {worker.region for worker in fleet.workers}):
                 if region not in serving:  # a region that is dark gets nothing new
                     want = replace(want, keep=0)
-                is_held = (want.model, region) in held
+                is_held = (want.model, region) in held | self._short
                 pool = pool_of(fleet, want, region, self._traffic, held=is_held)
                 old = self._pools.get(pool.key)
                 pools[pool.key] = old if old is not None and old == pool else pool
@@ -174,10 +182,21 @@ class Controller:
                 self._begin(stop.worker, self._return(stop.worker, "not needed"))
             else:
                 self._look_again(workers[stop.worker].model)
+        ahead = list(self._asked.values())
         for start in plan.starts:
-            await self._start(start)
+            key = (start.model, start.region)
+            refusal = self._refusal(*key, ahead)
+            if refusal is not None:
+                if key not in self._short:
+                    log.warning("%s is not started: %s", start.model, refusal)
+                self._short.add(key)
+            elif node := await self._start(start):
+                ahead.append(node)
         if plan.stops or plan.starts:
             self.acted()
+
+    def _refusal(self, model: str, region: str, ahead: Sequence[Node] = ()) -> str | None:
+        return self._provider.refusal(Node("", model, "", region), ahead)
 
     def _look_again(self, model: str) -> None:
         """A race was lost: the policy is to see the model's pools anew, be they as they were."""
@@ -193,10 +212,10 @@ class Controller:
             return "home"
         return "packing" if source and source.revision == target.revision else "new revision"
 
-    async def _start(self, start: Start) -> None:
+    async def _start(self, start: Start) -> Node | None:
         wanted = next((want for want in self._wanted() if want.model == start.model), None)
         if wanted is None:  # taken out of the configuration a moment ago
-            return
+            return None
         name = f"{self._provider.name}-{secrets.token_hex(4)}"
         await self._store.rent(
             Worker(
@@ -211,7 +230,9 @@ class Controller:
             )
         )
         node = Node(name, start.model, start.revision, start.region, started_s=self._clock.wall())
+        self._asked[name] = node
         self._begin(name, self._ask_for(node))
+        return node
 
     async def _ask_for(self, node: Node) -> None:
         log.info("node %s starts for %s", node.id, node.model)
@@ -242,6 +263,7 @@ class Controller:
 
         def done(task: asyncio.Task[None]) -> None:
             self._busy.pop(node, None)
+            self._asked.pop(node, None)
             self.nudge()
             if not task.cancelled() and (error := task.exception()):
                 log.error("the provider failed with node %s", node, exc_info=error)

@@ -233,7 +233,7 @@ class Gate:
             if headers.get("Upgrade", "").lower() != "websocket":
                 return _refusal(426, "this address speaks WebSocket; see docs/protocol.md")
             if path == b"/v1/link":
-                return self._introduce(self._edge.new_link(), visit)
+                return self._introduce(self._edge.roster.new_link(), visit)
             if path == b"/v1/link/machine" and self._machines is not None:
                 return self._introduce(self._machines.new_link(), visit)
             if path != b"/v1/stream":

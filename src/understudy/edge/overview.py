@@ -172,7 +172,7 @@ class Overview:
                 "revision": revision,
                 "reason": reason if reasons else UNSAID,
             }
-            for (model, revision), reason in {**found, **self._edge.failures}.items()
+            for (model, revision), reason in {**found, **self._edge.roster.failures}.items()
         ]
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from understudy.config import Config
 from understudy.core import wire
@@ -21,8 +21,10 @@ from understudy.core.ledger import Role
 from understudy.core.pools import DEFAULT_BOOT_S, last_seats, waiting_for
 from understudy.core.seats import choose
 from understudy.core.session import Event, State
+from understudy.edge.errands import Errands
 from understudy.edge.links import WorkerLink
-from understudy.edge.session import Part, Session
+from understudy.edge.part import Part
+from understudy.edge.session import Session
 from understudy.seams import Clock, Store
 
 log = logging.getLogger(__name__)
@@ -43,8 +45,7 @@ class Seating:
         name: str,
         region: str,
         clock: Clock,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
-        insist: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
+        errands: Errands,
     ) -> None:
         self._store = store
         self._config = config
@@ -54,8 +55,7 @@ class Seating:
         self._name = name
         self._region = region
         self._clock = clock
-        self._spawn = spawn
-        self._insist = insist
+        self._errands = errands
         self._news = asyncio.Event()
         self._lengths_s: deque[float] = deque(maxlen=100)  # of sessions that ended
         self.fleet = Fleet()
@@ -75,7 +75,7 @@ class Seating:
                 session.offer(link, placement.slot, role, "connect")
                 return
         session.seats_pending += 1
-        self._spawn(self._seek(session))
+        self._errands.spawn(self._seek(session))
 
     async def _seek(self, session: Session) -> None:
         async with session.seating:
@@ -85,12 +85,12 @@ class Seating:
 
     async def _find_seat(self, session: Session) -> None:
         try:
-            roles = [Role.LEAD]
+            roles = [] if session.is_apart else [Role.LEAD]
             if session.performer is None and Role.UNDERSTUDY in session.cast:
                 roles.append(Role.UNDERSTUDY)
             for role in roles:
                 placement = await self._place(session, role)
-                if placement is not None and not session.is_apart:
+                if placement is not None:
                     break
         except StoreAway:  # it waits on, and asks again when the store is back
             await self._clock.sleep(LOOK_S)
@@ -128,7 +128,7 @@ class Seating:
             for (name, of), card in self._cards.items()
             if name == model and not session.lock.fits(card)
         )
-        where = (self._region, revision, misfits, role, why, self._name)
+        where = (self._region, revision, misfits, role, why, self._name, session.is_suspect)
         return Request(session.id, model, *where)
 
     def guess(self, session: Session, row: SessionRow) -> Seat | None:
@@ -158,13 +158,13 @@ class Seating:
 
     def release(self, session: Session, part: Part) -> None:
         session.seats_pending += 1
-        self._spawn(self._release(session, part))
+        self._errands.spawn(self._release(session, part))
 
     async def _release(self, session: Session, part: Part) -> None:
         async with session.seating:
             try:
                 seat = (session.id, part.worker, part.slot, self._name)
-                await self._insist(lambda: self._store.release(*seat))
+                await self._errands.insist(lambda: self._store.release(*seat))
             finally:
                 session.seats_pending -= 1
                 session.seats_changed += 1

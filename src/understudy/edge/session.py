@@ -7,19 +7,17 @@ import logging
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
 
-from understudy.config import Voice
 from understudy.core import wire
 from understudy.core.audio import SampleLock
 from understudy.core.errors import Internal, ModelFailed, UnderstudyError
 from understudy.core.fleet import Placement
-from understudy.core.labels import Labels
+from understudy.core.labels import Labels, as_event
 from understudy.core.ledger import Interval, Meter, Role
 from understudy.core.session import DEADLINES, TABLE, Effect, Event, State, advance
 from understudy.core.wire import BYTES_PER_SAMPLE
 from understudy.edge.links import WorkerLink
+from understudy.edge.part import Casting, Client, Part, Placing
 from understudy.edge.silence import Silence
 from understudy.seams import Clock
 
@@ -42,84 +40,6 @@ REASONS = {
     Event.FAIL: "error",
     Event.SHUTDOWN: "shutdown",
 }
-
-
-class Client(Protocol):
-    """What a session needs of its user's connection."""
-
-    def send_event(self, event: wire.ServerEvent) -> None: ...
-
-    def send_audio(self, pcm: bytes) -> None: ...
-
-    def close(self, code: int, reason: str = "") -> None: ...
-
-
-class Placing(Protocol):
-    """What a session needs of the edge."""
-
-    def seek(self, session: Session) -> None: ...
-
-    def release(self, session: Session, part: Part) -> None: ...
-
-    def promoted(self, session: Session, source: str | None, part: Part) -> None: ...
-
-    def meter(self, session: Session) -> None: ...
-
-    def ended(self, session: Session) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Casting:
-    """Who performs in a role: the voice, and the card of its model."""
-
-    voice: Voice
-    card: wire.Card
-
-    def params(self, wish: wire.Params) -> dict[str, float]:
-        """The voice's numbers with the user's over them, as far as this model takes them."""
-        controls = self.card.controls
-        merged = dict(self.voice.params)
-        for name, value in wish.items():
-            if control := controls.get(name):
-                merged[name] = min(max(value, control.min), control.max)
-        return merged
-
-
-class Part:
-    """A session's slot on one worker (links.Performing)."""
-
-    def __init__(
-        self, session: Session, link: WorkerLink, slot: int, role: Role, casting: Casting, why: str
-    ) -> None:
-        self.session = session
-        self.link = link
-        self.slot = slot
-        self.role = role
-        self.casting = casting
-        self.why = why  # it came, in a word or two
-        self.is_open = False
-        self.open_s: float | None = None  # since when
-
-    @property
-    def worker(self) -> str:
-        return self.link.worker.id
-
-    def answer(self, position: int, pcm: memoryview, step_s: float, now: float) -> None:
-        self.session.answer(self, position, pcm, step_s, now)
-
-    def heard(self, labels: list[wire.Heard]) -> None:
-        self.session.hear(self, labels)
-
-    def opened(self) -> None:
-        self.is_open = True
-        self.open_s = self.session.now()
-        self.session.part_opened(self)
-
-    def slot_lost(self) -> None:
-        self.session.part_lost(self)
-
-    def refused(self, message: str) -> None:
-        self.session.fail(ModelFailed(f"{self.casting.voice.name}: {message}"))
 
 
 class Session:
@@ -167,7 +87,7 @@ class Session:
         self._counted = 0  # samples heard up to here are in `_heard_s`
         self._meter = Meter(self.lock.rate_hz, epoch * SEQS)
         self.deaths = 0  # of workers in a row, soon after they took it
-        self.apart_until_s = 0.0
+        self.apart_until_s: float | None = None
         self._metered_part: tuple[str, str, str, Role] = ("", "", "", Role.LEAD)
         self._silent_before_s = 0.0
         self._skipped_before_s = 0.0
@@ -217,13 +137,12 @@ class Session:
             return
         casting = self.cast.get(role)
         part = Part(self, link, slot, role, casting or self.cast[Role.LEAD], why)
-        if role is Role.LEAD and self.is_apart:
-            return  # the seat is kept for it
         has_lead = any(part.role is Role.LEAD for part in parts)
         fits = link.card is not None and self.lock.fits(link.card)
         if role is Role.LEAD and not fits:
             return  # it keeps the seat, or it would be given the next such one; nobody is heard
-        if casting is None or not fits or (role is Role.UNDERSTUDY and has_lead):
+        stays_away = self.is_apart if role is Role.LEAD else has_lead
+        if casting is None or not fits or stays_away:
             self._placing.release(self, part)
         elif self.coming is None and (self.state, Event.SLOT) in TABLE:
             self.coming = part
@@ -249,6 +168,10 @@ class Session:
         if limit is not None and now - self.since_s > limit:
             self.on(Event.DEADLINE)
             return
+        if self.apart_until_s is not None and now > self.apart_until_s:
+            self.apart_until_s = None
+            if self.wants_lead:
+                self._placing.seek(self)
         if self.state is _MOVING and self.lock.fading and self.lock.is_overdue(now):
             # One of the two is stuck.
             if self.lock.newcomer_is_ahead:
@@ -400,11 +323,9 @@ class Session:
             self._labels.hold(labels, listened)
 
     def _tell_labels(self, labels: list[wire.Heard]) -> None:
-        ratio, received = self.lock.rate_hz / self.lock.model_hz, self.lock.received
+        ratio = self.lock.rate_hz / self.lock.model_hz
         for one in labels:
-            # The last step hears a little more than what was said: the silence that ends it.
-            at, start = (min(received, round(k * ratio)) for k in (one.at, one.start))
-            self.tell(wire.Label(self.id, one.label, round(one.score, 3), at, start, one.lasts))
+            self.tell(as_event(self.id, one, ratio, self.lock.received))
 
     def part_opened(self, part: Part) -> None:
         if part is self.coming:
@@ -459,9 +380,13 @@ class Session:
             log.warning(*words, extra={"session": self.id})
 
     @property
+    def is_suspect(self) -> bool:
+        return self.deaths >= SUSPICIOUS_DEATHS
+
+    @property
     def is_apart(self) -> bool:
         """Whether no lead is to take it now."""
-        return self._clock.now() < self.apart_until_s
+        return self.apart_until_s is not None
 
     # effects
 

@@ -23,7 +23,7 @@ from understudy.core.session import State
 from understudy.models.listener import SHIPPED, open_exported
 
 if TYPE_CHECKING:
-    from understudy.edge.session import Part
+    from understudy.edge.part import Part
     from understudy.lab import runtime
 
 log = logging.getLogger(__name__)

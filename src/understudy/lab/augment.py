@@ -16,17 +16,19 @@ from torch.nn import functional
 
 from understudy.lab.frontend import HTK_CORNER_HZ, HTK_SCALE, FrontEnd, hz_to_mel, mel_to_hz
 
+COLOURS = 4  # cosines of a random frequency response
 NEPERS_PER_DB = math.log(10.0) / 10.0  # of power
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How much of each; every clip draws its own values. `Augmentation.none()` changes nothing."""
+    """How much of each; every clip draws its own values. The defaults are for many voices."""
 
     speed: float = 0.15  # duration times 1 ± this
     tract: float = 0.15  # frequencies times 1 ± this
     shift_frames: int = 10
     gain_db: float = 10.0
+    colour_db: float = 0.0  # deviation of a smooth curve over frequency, such as a microphone's
     noise_share: float = 0.5  # of clips
     snr_db: tuple[float, float] = (5.0, 40.0)
     band_masks: int = 1
@@ -35,8 +37,14 @@ class Augmentation:
     frame_mask: int = 12  # frames, at most
 
     @classmethod
+    def strong(cls) -> Augmentation:
+        """For few voices: a net that has heard four of them learns who speaks, not what is said,
+        and which microphone each had."""
+        return cls(colour_db=6.0, noise_share=0.7, snr_db=(0.0, 30.0), band_masks=2, frame_masks=2)
+
+    @classmethod
     def none(cls) -> Augmentation:
-        return cls(0.0, 0.0, 0, 0.0, 0.0, (0.0, 0.0), 0, 0, 0, 0)
+        return cls(0.0, 0.0, 0, 0.0, 0.0, 0.0, (0.0, 0.0), 0, 0, 0, 0)
 
 
 class Augmenter:
@@ -57,8 +65,9 @@ class Augmenter:
         batch = self._warp(batch)
         if self._noise is not None and self._how.noise_share > 0:
             batch = self._add_noise(batch)
-        gain = _between(-self._how.gain_db, self._how.gain_db, len(batch)) * NEPERS_PER_DB
-        batch = batch + (gain / self._frontend.std)[:, None, None]
+        gain_db = _between(-self._how.gain_db, self._how.gain_db, len(batch))[:, None]
+        gain_db = gain_db + self._colour_db(len(batch))
+        batch = batch + (gain_db * NEPERS_PER_DB / self._std)[:, :, None]
         batch = batch.clamp(min=(math.log(self._frontend.floor) - self._mean) / self._std)
         batch = _mask(batch, 1, self._how.band_masks, self._how.band_mask)
         return _mask(batch, 2, self._how.frame_masks, self._how.frame_mask)
@@ -70,6 +79,14 @@ class Augmenter:
     @property
     def _std(self) -> float:
         return self._frontend.std
+
+    def _colour_db(self, count: int) -> Tensor:
+        """[count, bands], or nothing to add: the first cosines over the mel axis, at random."""
+        if not self._how.colour_db:
+            return torch.zeros(count, 1)
+        where = torch.linspace(0, math.pi, self._frontend.bands)
+        shapes = torch.stack([torch.cos(n * where) for n in range(1, COLOURS + 1)])
+        return torch.randn(count, COLOURS) * self._how.colour_db / math.sqrt(COLOURS / 2) @ shapes
 
     def _warp(self, batch: Tensor) -> Tensor:
         """Speed, shift and vocal tract as one interpolation over both axes."""

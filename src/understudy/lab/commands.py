@@ -97,7 +97,13 @@ def train() -> None:
 @click.option("--embedding", type=click.IntRange(0, 1024), default=0, metavar="N", help="Voices.")
 @click.option("--from", "start", type=MODEL, help="Fine-tune this checkpoint on new labels.")
 @click.option("--teacher", type=MODEL, help="Distil this checkpoint of the same labels.")
-@click.option("--augment/--no-augment", default=True, show_default=True)
+@click.option(
+    "--augment",
+    type=click.Choice(("auto", "light", "strong", "none")),
+    default="auto",
+    show_default=True,
+    help="How much clips are changed; auto: strong for fewer than 8 voices.",
+)
 @learn_options
 def listen(
     folder: Path,
@@ -113,7 +119,7 @@ def listen(
     embedding: int,
     start: Path | None,
     teacher: Path | None,
-    augment: bool,
+    augment: str,
     as_json: bool,
     **learning: Any,
 ) -> None:
@@ -123,7 +129,6 @@ def listen(
     """
     check_extra()
     from understudy.lab import training
-    from understudy.lab.augment import Augmentation
     from understudy.lab.data import cache_dir
     from understudy.lab.listen import Recipe
 
@@ -134,7 +139,6 @@ def listen(
         embedding=embedding,
         batch=learning["batch"],
         negatives=0.25 if foreign or noise else 0.0,
-        augmentation=Augmentation() if augment else Augmentation.none(),
     )
     course = training.Course(
         folder,
@@ -148,6 +152,7 @@ def listen(
         start,
         teacher,
         recipe,
+        augment,
         plan_of(learning),
         resume=learning["resume"],
         tensorboard=learning["tensorboard"],

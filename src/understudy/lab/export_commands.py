@@ -25,7 +25,8 @@ OUT = click.Path(path_type=Path, dir_okay=False)
     type=click.Choice(("outside", "inside")),
     default="outside",
     show_default=True,
-    help="The mel features: by SciPy before the graph, or in it (360 KB more).",
+    help="The mel features: by SciPy before the graph (faster for clips), or in it (faster for "
+    "live hops, 360 KB more).",
 )
 @click.option("--streaming", is_flag=True, help="For live audio, hop by hop, with its caches.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")

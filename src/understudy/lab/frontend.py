@@ -198,12 +198,11 @@ def _log_mel(frontend: FrontEnd, padded: Floats, frames: int) -> Floats:
     rows, (row, sample) = len(padded), padded.strides
     if not rows * frames:
         return np.zeros((rows, frontend.bands, frames), np.float32)
-    cut = as_strided(
-        padded,
-        (rows, frames, frontend.fft),
-        (row, frontend.hop * sample, sample),
-        writeable=False,
-    )
+    if frames == 1:  # the hop of a live stream: nothing that it does not need
+        cut = padded[:, None]
+    else:
+        size, strides = (rows, frames, frontend.fft), (row, frontend.hop * sample, sample)
+        cut = as_strided(padded, size, strides, writeable=False)
     spectrum = rfft(cut * shape, overwrite_x=True)[..., bins].reshape(rows * frames, -1)
     power = np.square(spectrum.real)
     power += np.square(spectrum.imag)

@@ -20,11 +20,14 @@ from understudy.lab.checkpoint import Checkpoint
 from understudy.lab.data import Features
 from understudy.lab.evaluation import Listener
 from understudy.lab.frontend import FrontEnd
+from understudy.lab.loop import settle_norms
 from understudy.lab.windows import place
 
 MARGIN: Final = 0.2  # of AM-softmax (F. Wang et al., arXiv:1801.05599)
 SCALE: Final = 30.0
 SCORED_AT_ONCE: Final = 256
+SETTLED_BY: Final = 2048  # training clips, at most
+SETTLED_AT_ONCE: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,18 @@ class ListenTask:
             loss = self._distilled(loss, scores, clips)
         right = float((scores[:count].argmax(1) == truth).sum())
         return loss, right, count
+
+    def settle(self) -> None:
+        settle_norms(self.net, self._as_heard())
+
+    def _as_heard(self) -> Iterator[Tensor]:
+        """Some training clips, not augmented."""
+        chance = np.random.default_rng([self._seed, len(self._train.features)])
+        order = chance.permutation(len(self._train.features))[:SETTLED_BY]
+        for part in np.array_split(order, math.ceil(len(order) / SETTLED_AT_ONCE)):
+            clips = [self._train.features[at] for at in part]
+            where = chance.random(len(part))
+            yield torch.from_numpy(place(clips, self._window, self._frontend, where))
 
     def validate(self) -> dict[str, float]:
         scores = score(self.net, self._validation.features, self._window, self._frontend)

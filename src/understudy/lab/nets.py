@@ -88,9 +88,20 @@ class SeparableBlock(nn.Module):
         self.norm2 = nn.BatchNorm1d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.depthwise(functional.pad(x, (self.past, 0)))
-        inner = self.pointwise(functional.relu(self.norm1(inner)))
+        inner = self.pointwise(functional.relu(self.norm1(self.filtered(x))))
         return x + functional.relu(self.norm2(inner))
+
+    def filtered(self, x: Tensor) -> Tensor:
+        """The dilated convolution, as one without dilation over interleaved rows.
+
+        On CPUs torch has a fast kernel only for that: training takes two thirds of the time.
+        """
+        batch, channels, frames = x.shape
+        rows = self.depthwise.dilation[0]
+        padded = functional.pad(x, (self.past, -frames % rows)).view(batch, channels, -1, rows)
+        padded = padded.contiguous(memory_format=torch.channels_last)
+        out = functional.conv2d(padded, self.depthwise.weight[..., None], groups=channels)
+        return out.reshape(batch, channels, -1)[:, :, :frames]
 
 
 class StreamNet(Net):

@@ -229,4 +229,8 @@ def _rejects(rejects: Sequence[tuple[str, str]]) -> str:
 
 
 def _row(name: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{key} {one}" for key, one in value.items())
+    elif isinstance(value, list | tuple):
+        value = ", ".join(map(str, value))
     return f"<tr><td>{escape(str(name))}</td><td>{escape(str(value))}</td></tr>"

@@ -15,6 +15,7 @@ import torch
 
 from understudy.core.errors import ConfigError
 from understudy.lab import audio, checkpoint, data, evaluation, listen, loop, noise, report
+from understudy.lab.augment import Augmentation
 from understudy.lab.checkpoint import Checkpoint
 from understudy.lab.data import Clip, Dataset, Features, Progress, Split
 from understudy.lab.frontend import FrontEnd
@@ -25,14 +26,17 @@ REPORT: Final = "report.html"
 EVALUATION: Final = "evaluation.json"
 SYNTHETIC_CLIPS: Final = 45
 SYNTHETIC_S: Final = 4.0
+MANY_VOICES: Final = 8
+STRONG_MIXUP: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
     """What is to be learned from what. `validate`: speakers kept for validation.
 
-    `noise` and `foreign` (speech that holds none of the labels) are folders: half of each is
-    trained with, the other half counts false accepts.
+    `strength`: "light", "strong" or "none" augmentation, "auto" by the number of voices, "own":
+    as `recipe` has it. `noise` and `foreign` (speech that holds none of the labels) are folders:
+    half of each is trained with, the other half counts false accepts.
     """
 
     folder: Path
@@ -46,6 +50,7 @@ class Course:
     start: Path | None = None
     teacher: Path | None = None
     recipe: listen.Recipe = field(default_factory=listen.Recipe)
+    strength: str = "own"
     plan: Plan = field(default_factory=Plan)
     resume: bool = False
     tensorboard: bool = False
@@ -84,6 +89,7 @@ def train(course: Course, said: Said | None = None) -> dict[str, Any]:
     for words in halves.warnings:
         said.warn(words)
     said.tell(_in_words(dataset, halves))
+    course = replace(course, recipe=_strengthened(course, halves))
     prepared = _prepare(course, halves, said)
     history = loop.fit(
         prepared.task,
@@ -94,6 +100,20 @@ def train(course: Course, said: Said | None = None) -> dict[str, Any]:
         tensorboard=course.tensorboard,
     )
     return _finish(course, dataset, halves, prepared, history, said)
+
+
+def _strengthened(course: Course, halves: Split) -> listen.Recipe:
+    strength = course.strength
+    if strength == "auto":
+        voices = {clip.speaker for clip in halves.train}
+        strength = "strong" if len(voices) < MANY_VOICES else "light"
+    if strength == "strong":
+        return replace(course.recipe, augmentation=Augmentation.strong(), mixup=STRONG_MIXUP)
+    if strength == "light":
+        return replace(course.recipe, augmentation=Augmentation(), mixup=0.0)
+    if strength == "none":
+        return replace(course.recipe, augmentation=Augmentation.none(), mixup=0.0)
+    return course.recipe
 
 
 @dataclass(frozen=True, slots=True)

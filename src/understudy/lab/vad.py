@@ -88,6 +88,9 @@ class VadTask:
         right = float((scores.argmax(1) == truth).float().mean()) * len(clips)
         return functional.cross_entropy(scores, truth), right, len(clips)
 
+    def settle(self) -> None:
+        """Nothing to do: the clips are mixed as they are heard, and hardly augmented."""
+
     def validate(self) -> dict[str, float]:
         part = self._validation
         scores = [self.net(torch.from_numpy(one[None]))[0] for one in part.features]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -121,11 +120,6 @@ class Listener:
 
 def open_exported(path: Path) -> runtime.Listener:
     """Raises ConfigError."""
-    if find_spec("onnxruntime") is None:
-        raise ConfigError(
-            "a listener needs ONNX Runtime, on the server and where its workers run: "
-            "pip install 'understudy[onnx]'"
-        )
     from understudy.lab import runtime
 
     return runtime.Listener(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from understudy.core.fleet import Node
 from understudy.providers.subprocesses import Subprocesses
@@ -24,6 +24,9 @@ class LocalProvider:
         self._sign = sign
         self._processes = Subprocesses()
         self.urls: dict[str, str] = {}  # region -> of the edge to dial, once it listens
+
+    def refusal(self, node: Node, ahead: Iterable[Node] = ()) -> str | None:
+        return None  # a laptop takes what it is given
 
     async def start(self, node: Node) -> None:
         spec = self._spec_json(node.model, node.revision)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -51,6 +51,9 @@ class RayProvider:
         }
         self._driver = Driver("understudy.providers.ray_driver", json.dumps(cluster))
         self.urls: dict[str, str] = {}  # region -> of the edge to dial, where the file names none
+
+    def refusal(self, node: Node, ahead: Iterable[Node] = ()) -> str | None:
+        return None  # the cluster says so itself
 
     async def start(self, node: Node) -> None:
         """Returns once Ray has taken it, be there room now or not. Raises NoCapacity where there

@@ -15,7 +15,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Final
@@ -64,6 +64,9 @@ class SkyPilotProvider:
         self._looking: asyncio.Task[None] | None = None
         self._looked_s: float | None = None
         self.urls: dict[str, str] = {}  # not used: the file names each region's edge
+
+    def refusal(self, node: Node, ahead: Iterable[Node] = ()) -> str | None:
+        return None  # the clouds say so themselves
 
     async def start(self, node: Node) -> None:
         """Returns once the machine is there, which takes minutes. Raises NoCapacity if no place

@@ -7,11 +7,13 @@ import contextlib
 import hashlib
 import itertools
 import logging
+import os
 import random
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import astuple
 from functools import cache
+from socket import gethostname
 from typing import Any, Final, ParamSpec, TypeVar
 
 import asyncpg
@@ -45,7 +47,8 @@ CONFLICT_S: Final = (0.002, 0.05)  # before the next try: up to this, growing to
 AWAY_S: Final = (0.05, 0.5)
 
 _SESSION: Final = {
-    "application_name": "understudy",
+    # Shown beside the locks that it holds: who leads is told by it (store.leader).
+    "application_name": f"understudy {os.getpid()}@{gethostname()}"[:63],
     # Who vanishes without a word leaves neither a transaction open nor the fleet without a leader.
     "idle_in_transaction_session_timeout": "10s",
     "tcp_keepalives_idle": "5",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +80,9 @@ class SqliteStore(SqlStore):
             except BlockingIOError:
                 lock.close()
                 return False
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")  # for who asks which process leads
+            lock.flush()
             self._leads = lock
         return True
 

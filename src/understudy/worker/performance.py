@@ -45,6 +45,7 @@ class Performance:
     # links
 
     def connected(self, link: Link) -> None:
+        link.heard_s = self._clock.now()
         self.links.append(link)
         link.say(type="hello", **self._hello)
         if self._ready:
@@ -58,6 +59,7 @@ class Performance:
         self.news.set()
 
     def heard(self, link: Link, message: Mapping[str, Any]) -> None:
+        link.heard_s = self._clock.now()
         match message["type"]:
             case "ping":
                 link.say(type="pong", t=message["t"])
