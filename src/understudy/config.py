@@ -74,6 +74,7 @@ class Voice:
     model: str
     params: Params = field(default_factory=dict)
     understudy: str | None = None
+    skip_silence: bool = False  # its workers are sent nothing while the user says nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +252,9 @@ def _fields(raw: Mapping[str, Any], known: Mapping[str, type], where: str) -> No
             value = float(value)
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{where}: {name} must be a finite number")
-        if isinstance(value, bool) or not isinstance(value, kind):
+        if kind is bool and not isinstance(value, bool):
+            raise ConfigError(f"{where}: {name} must be true or false")
+        if (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind):
             raise ConfigError(f"{where}: {name} must be a {known[name].__name__}")
 
 
@@ -281,7 +284,10 @@ def _voice(
     name: str, raw: Mapping[str, Any], models: Mapping[str, ModelSpec], source: str
 ) -> Voice:
     where = f"{source}: [voices.{name}]"
-    _fields(raw, {"title": str, "model": str, "params": dict, "understudy": str}, where)
+    known = {"title": str, "model": str, "params": dict, "understudy": str, "skip_silence": bool}
+    _fields(raw, known, where)
+    if raw.get("skip_silence"):
+        check_skipping(where)
     if raw.get("model") not in models:
         raise ConfigError(f"{where} needs model, one of: {', '.join(models)}")
     params = raw.get("params", {})
@@ -294,7 +300,17 @@ def _voice(
         model=raw["model"],
         params={key: float(value) for key, value in params.items()},
         understudy=raw.get("understudy"),
+        skip_silence=raw.get("skip_silence", False),
     )
+
+
+def check_skipping(where: str) -> None:
+    """Raises ConfigError where silence cannot be heard."""
+    if find_spec("onnxruntime") is None:
+        raise ConfigError(
+            f"{where}: skip_silence needs ONNX Runtime: pip install 'understudy[onnx]', or take it "
+            "out"
+        )
 
 
 def template() -> str:

@@ -79,8 +79,16 @@ def convert_pcm(
     params: Mapping[str, float] | None = None,
     progress: Callable[[int], None] = lambda samples: None,
 ) -> NDArray[np.int16]:
-    """A whole recording through a voice: output sample k answers input sample k."""
+    """A whole recording through a voice: output sample k answers input sample k.
+
+    Raises what `open_pipe` does, and ConfigError where the voice is a listener.
+    """
     pipe = open_pipe(config, voice, params or {}, rate_hz)
+    if pipe.lock.listened is not None:
+        raise ConfigError(
+            f"{voice} listens, and gives labels, not audio; `understudy stream FILE --voice "
+            f"{voice}` prints them"
+        )
     block = max(1, round(rate_hz * BLOCK_S))
     parts = []
     for at in range(0, len(pcm), block):

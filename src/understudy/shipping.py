@@ -76,7 +76,14 @@ async def deploy(
             bundle=bundle.revision,
             kind=bundle.kind,
         ),
-        Voice(bundle.name, bundle.title, bundle.name, bundle.params, bundle.understudy),
+        Voice(
+            bundle.name,
+            bundle.title,
+            bundle.name,
+            bundle.params,
+            bundle.understudy,
+            bundle.skip_silence,
+        ),
     )
     again = current is not None and (current.revision, current.failed) == (bundle.revision, "")
     if not again:

@@ -285,3 +285,15 @@ def test_a_provider_has_defaults_for_its_nodes_and_what_differs() -> None:
 def test_what_a_provider_cannot_have(text: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         parse(text, "t")
+
+
+def test_silence_is_skipped_where_it_can_be_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = MODEL + '\n[voices.v]\nmodel = "m"\nskip_silence = {value}\n'
+    assert parse(text.format(value="true"), "f").voice("v").skip_silence
+    assert not parse(text.format(value="false"), "f").voice("v").skip_silence
+    with pytest.raises(ConfigError, match="skip_silence must be true or false"):
+        parse(text.format(value=1), "f")
+    monkeypatch.setattr("understudy.config.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'understudy\[onnx\]'"):
+        parse(text.format(value="true"), "f")
+    assert not parse(text.format(value="false"), "f").voice("v").skip_silence

@@ -66,6 +66,10 @@ def test_an_older_server_has_converters_only() -> None:
     event = wire.decode_event(json.dumps({**live, "latency_ms": 1.0, "latency_samples": 24}))
     assert isinstance(event, wire.Live)
     assert event.kind == "convert"
+    usage = {"type": "usage", "session": "s", "lead_s": 1.0, "understudy_s": 0.0, "silent_s": 0.0}
+    told = wire.decode_event(json.dumps(usage))
+    assert isinstance(told, wire.Usage)
+    assert told.skipped_s == 0.0
 
 
 def test_a_start_survives_the_trip() -> None:

@@ -67,8 +67,11 @@ describe("words", () => {
       "Miku’s GPUs are full: you are 2nd in line, about 40 s.",
     );
     expect(takenOver("Miku").title).toBe("Live: Miku performs");
-    expect(minutes({ leadS: 75.4, understudyS: 4.2, silentS: 0 })).toBe(
+    expect(minutes({ leadS: 75.4, understudyS: 4.2, silentS: 0, skippedS: 0 })).toBe(
       "lead 1:15 · understudy 0:04 · silent 0.0 s",
+    );
+    expect(minutes({ leadS: 75.4, understudyS: 0, silentS: 0, skippedS: 62 })).toBe(
+      "lead 1:15 · understudy 0:00 · silent 0.0 s · skipped 1:02",
     );
   });
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from understudy.core.wire import Heard
+from understudy.core.wire import Heard, Label
+
+
+def as_event(session: str, heard: Heard, ratio: float, received: int) -> Label:
+    """What the user is told. `ratio`: their samples to one of the model's; `received`: theirs so
+    far, for the silence that ends a stream is heard, too."""
+    at, start = (min(received, round(k * ratio)) for k in (heard.at, heard.start))
+    return Label(session, heard.label, round(heard.score, 3), at, start, heard.lasts)
 
 
 class Labels:

@@ -217,6 +217,7 @@ class Usage:
     silent_s: float
     queue_ms: Spread | None = None
     engine_ms: Spread | None = None
+    skipped_s: float = 0.0  # silence of the user's, for which no worker was asked
 
 
 @dataclass(frozen=True, slots=True)

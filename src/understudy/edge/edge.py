@@ -24,6 +24,7 @@ from understudy.edge.part import Casting, Part
 from understudy.edge.roster import Roster
 from understudy.edge.seating import Seating
 from understudy.edge.session import Session
+from understudy.edge.silence import Ears
 from understudy.edge.slowness import Hearing, Watch
 from understudy.seams import Clock, Store
 
@@ -69,6 +70,7 @@ class Edge:
         self.sessions: dict[str, Session] = {}
         self.check_token = check_token
         self._resampling = resampling
+        self._ears = Ears(resampling)
         self._clock = clock
         self._clients: set[ClientConnection] = set()
         self._by_resume: dict[str, Session] = {}
@@ -231,6 +233,8 @@ class Edge:
             session.started_s = adopted.started_s
         else:
             await self._begin(session, takeover=start.takeover)
+        if voice.skip_silence and not cards[0].listens:
+            session.silence = self._ears.silence_of(session)
         self.sessions[session.id] = session
         self._by_resume[session.resume] = session
         session.on(Event.START)

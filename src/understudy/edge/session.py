@@ -12,12 +12,13 @@ from understudy.core import wire
 from understudy.core.audio import SampleLock
 from understudy.core.errors import Internal, ModelFailed, UnderstudyError
 from understudy.core.fleet import Placement
-from understudy.core.labels import Labels
+from understudy.core.labels import Labels, as_event
 from understudy.core.ledger import Interval, Meter, Role
 from understudy.core.session import DEADLINES, TABLE, Effect, Event, State, advance
 from understudy.core.wire import BYTES_PER_SAMPLE
 from understudy.edge.links import WorkerLink
 from understudy.edge.part import Casting, Client, Part, Placing
+from understudy.edge.silence import Silence
 from understudy.seams import Clock
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class Session:
         self.lock = new_lock()
         self._listens = cast[Role.LEAD].card.listens
         self._labels = Labels()
+        self.silence: Silence | None = None  # where its voice skips silence
         self._changes = deque([(0, self.wish)])  # (input position, the wish from there on)
         self._placing = placing
         self._clock = clock
@@ -96,6 +98,7 @@ class Session:
         self.apart_until_s: float | None = None
         self._metered_part: tuple[str, str, str, Role] = ("", "", "", Role.LEAD)
         self._silent_before_s = 0.0
+        self._skipped_before_s = 0.0
         # Each session at its own time within the second: those that came together (everybody,
         # after a restart) would have their usage told in one burst that delays all audio.
         self._usage_s = self.since_s - zlib.crc32(session_id.encode()) % 1000 / 1000 * USAGE_S
@@ -215,10 +218,15 @@ class Session:
             return  # nothing counts after `stop`
         position, model_pcm = self.lock.feed(pcm, self._clock.now())
         if model_pcm:
-            if self.performer is not None:
+            kept_back = self.silence is not None and self.silence.lasts
+            if self.silence is not None:
+                self.silence.ear.push(model_pcm)
+            if self.performer is not None and not kept_back:
                 self.performer.link.audio(self.performer.slot, position, model_pcm)
             if self.coming is not None:
                 self.coming.link.audio(self.coming.slot, position, model_pcm)
+            if self.silence is not None:
+                self.silence.answer()
         self._send()
 
     def set_params(self, wish: wire.Params) -> None:
@@ -272,6 +280,7 @@ class Session:
             silent_s=round(self.silent_s, 3),
             queue_ms=queue,
             engine_ms=engine,
+            skipped_s=round(self._skipped_before_s + self.lock.skipped_s, 3),
         )
 
     @property
@@ -317,6 +326,8 @@ class Session:
         self._answered = True
         if part is self.performer:
             self.lock.answer(position, pcm, step_s, now)
+            if self.silence is not None:
+                self.silence.answer()
         elif part is self.coming and self.state is _MOVING:
             self.lock.join(position, pcm, part.casting.card, step_s, now)
         else:
@@ -336,11 +347,9 @@ class Session:
             self._labels.hold(labels, listened)
 
     def _tell_labels(self, labels: list[wire.Heard]) -> None:
-        ratio, received = self.lock.rate_hz / self.lock.model_hz, self.lock.received
+        ratio = self.lock.rate_hz / self.lock.model_hz
         for one in labels:
-            # The last step hears a little more than what was said: the silence that ends it.
-            at, start = (min(received, round(k * ratio)) for k in (one.at, one.start))
-            self.tell(wire.Label(self.id, one.label, round(one.score, 3), at, start, one.lasts))
+            self.tell(as_event(self.id, one, ratio, self.lock.received))
 
     def part_opened(self, part: Part) -> None:
         if part is self.coming:
@@ -360,6 +369,8 @@ class Session:
             self.on(Event.COMING_LOST)
         elif part is self.performer:
             self.performer = None
+            if self.silence is not None:
+                self.silence.over()
             self.lock.leave(now)
             self._placing.release(self, part)
             self.on(Event.SLOT_LOST)
@@ -418,6 +429,8 @@ class Session:
     def _open(self) -> None:
         part = self.coming
         assert part is not None
+        if self.silence is not None:  # both have to hear the same
+            self.silence.wake()
         if self.performer is not None:
             self.lock.meet()
         position, context = self.lock.context(part.casting.card)
@@ -476,6 +489,8 @@ class Session:
         self._placing.release(self, part)
 
     def _flush(self) -> None:
+        if self.silence is not None:
+            self.silence.wake()
         position, pcm = self.lock.finish(self._clock.now())
         part = self.performer or self.coming
         if part is not None and pcm:
@@ -493,7 +508,9 @@ class Session:
         self._meter.performer(self.lock.heard)
         self._count()
         self._silent_before_s += self.lock.silent_s
+        self._skipped_before_s += self.lock.skipped_s
         self.lock = self._new_lock()
+        self.silence = None if self.silence is None else self.silence.anew()
         self._labels = Labels()
         self._counted = 0
         self._changes = deque([(0, self.wish)])
@@ -509,6 +526,8 @@ class Session:
         self.performer = self.coming = None
 
     def _finish(self) -> None:
+        if self.silence is not None:
+            self.silence.ear.close()
         self._placing.ended(self)
         usage = self.usage()
         self.tell(usage)

@@ -140,8 +140,9 @@ export function places({ edges }: Regions): string {
     .join("\n");
 }
 
-export function minutes({ leadS, understudyS, silentS }: Usage): string {
-  return `lead ${clock(leadS)} · understudy ${clock(understudyS)} · silent ${silentS.toFixed(1)} s`;
+export function minutes({ leadS, understudyS, silentS, skippedS }: Usage): string {
+  const skipped = skippedS > 0 ? ` · skipped ${clock(skippedS)}` : "";
+  return `lead ${clock(leadS)} · understudy ${clock(understudyS)} · silent ${silentS.toFixed(1)} s${skipped}`;
 }
 
 function ended({ reason, error }: SessionState & { name: "ended" }): Words {

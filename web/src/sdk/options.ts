@@ -81,6 +81,8 @@ export interface Usage {
   readonly leadS: number;
   readonly understudyS: number;
   readonly silentS: number;
+  /** The user's own silence, where the voice skips that. */
+  readonly skippedS: number;
 }
 
 /** What a listener heard. */

@@ -80,6 +80,9 @@ export type ServerMessage = { readonly session: string } & (
       readonly lead_s: number;
       readonly understudy_s: number;
       readonly silent_s: number;
+      /** The user's own silence, which nobody was asked for and nobody pays. An older server does
+       * not say. */
+      readonly skipped_s?: number;
       readonly queue_ms: Quantiles | null;
       readonly engine_ms: Quantiles | null;
     }
@@ -167,6 +170,7 @@ const FIELDS: Readonly<Record<ServerMessage["type"], Readonly<Record<string, Che
     lead_s: isNumber,
     understudy_s: isNumber,
     silent_s: isNumber,
+    skipped_s: (v) => v === undefined || isNumber(v),
     queue_ms: isQuantiles,
     engine_ms: isQuantiles,
   },
