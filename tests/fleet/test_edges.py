@@ -44,10 +44,12 @@ class Pair:
         return list(sessions), list(ledger)
 
     async def until_ended(self) -> tuple[list[SessionRow], list[Interval]]:
+        """... and what was heard is written, which may come a moment after."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 sessions, ledger = await self.rows()
-                if all(row.ended_s is not None for row in sessions):
+                metered = {(part.session, part.seq >> 20) for part in ledger}
+                if all(row.ended_s and (row.id, row.epoch) in metered for row in sessions):
                     return sessions, ledger
                 await asyncio.sleep(0.05)
 
