@@ -379,6 +379,9 @@ async def test_a_worker_without_a_node_is_marked_gone_and_replaced(world: World)
     (lost,) = world.provider.there
     world.provider.there.clear()
     await world.look(controller, 2)
+    assert [worker.id for worker in await world.workers("pitch")] == [lost]  # it is still heard
+    await world.store.unlink(lost, "e")
+    await world.look(controller, 2)
     (worker,) = await world.workers("pitch")
     assert worker.id != lost
     assert list(world.provider.there) == [worker.id]

@@ -90,7 +90,7 @@ class Seating:
 
     async def _find_seat(self, session: Session) -> None:
         try:
-            roles = [] if session.is_apart else [Role.LEAD]
+            roles = [Role.LEAD] if session.wants_lead and not session.is_apart else []
             if session.performer is None and Role.UNDERSTUDY in session.cast:
                 roles.append(Role.UNDERSTUDY)
             for role in roles:
@@ -126,7 +126,9 @@ class Seating:
     def _request(self, session: Session, role: Role) -> Request:
         model = session.cast[role].voice.model
         spec = self._config().models.get(model)
-        why = "crash" if session.has_performed else "connect"
+        why = "connect"
+        if session.has_performed:
+            why = "crash" if session.performer is None else "lead ready"
         revision = spec.revision if spec else ""
         misfits = frozenset(
             of
@@ -161,7 +163,10 @@ class Seating:
         chosen = self._choose(session, row, request.role) if row is not None else None
         if chosen is None:
             return None
-        turns = [seat.turn for seat in self.fleet.seats if seat.session == session.id]
+        seats = [seat for seat in self.fleet.seats if seat.session == session.id]
+        if any(seat.role is request.role for seat in seats):
+            return None  # it has one: where, the store says
+        turns = [seat.turn for seat in seats]
         turn = max(turns, default=-1) + 1
         seat = Seat(session.id, chosen.worker, chosen.slot, request.role, turn, request.why)
         self._assume(seat)

@@ -304,7 +304,8 @@ _TAKE_AT_ONCE: Final = """WITH
     kept AS (UPDATE workers SET draining = draining WHERE id = ? AND state = 'ready'
         AND draining = 0 AND id IN (SELECT worker FROM links WHERE edge = ?)
         AND EXISTS (SELECT 1 FROM sessions WHERE id = ? AND edge = ? AND ended_s IS NULL)
-        AND NOT EXISTS (SELECT 1 FROM seats WHERE session = ? AND turn >= ?) RETURNING id)
+        AND NOT EXISTS (SELECT 1 FROM seats WHERE session = ? AND (turn >= ? OR role = ?))
+        RETURNING id)
     INSERT INTO seats (session, worker, slot, role, turn, why)
         SELECT ?, id, CAST(? AS INTEGER), ?, CAST(? AS INTEGER), ? FROM kept
         ON CONFLICT DO NOTHING RETURNING slot"""
@@ -312,7 +313,7 @@ _TAKE_AT_ONCE: Final = """WITH
 
 def _take(seat: Seat, edge: str) -> Transaction[bool]:
     theirs = (seat.session, seat.slot, seat.role, seat.turn, seat.why)
-    guards = (seat.worker, edge, seat.session, edge, seat.session, seat.turn)
+    guards = (seat.worker, edge, seat.session, edge, seat.session, seat.turn, seat.role)
     taken = yield Ask(_TAKE_AT_ONCE, (*guards, *theirs))
     return bool(taken)
 

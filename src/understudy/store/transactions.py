@@ -38,7 +38,7 @@ T = TypeVar("T")
 TAKE: Final = """INSERT INTO seats (session, worker, slot, role, turn, why)
     SELECT ?, ?, CAST(? AS INTEGER), ?, CAST(? AS INTEGER), ?
     WHERE NOT EXISTS (SELECT 1 FROM seats WHERE worker = ? AND slot = ?)
-    AND NOT EXISTS (SELECT 1 FROM seats WHERE session = ? AND turn >= ?)
+    AND NOT EXISTS (SELECT 1 FROM seats WHERE session = ? AND (turn >= ? OR role = ?))
     AND EXISTS (SELECT 1 FROM sessions WHERE id = ? AND edge = ? AND ended_s IS NULL)
     AND EXISTS (SELECT 1 FROM workers WHERE id = ? AND state = 'ready' AND draining = 0
         AND id IN (SELECT worker FROM links WHERE edge = ?))
@@ -308,21 +308,10 @@ def begin(row: SessionRow, seat: Seat | None) -> Transaction[bool]:
 
 
 def take(seat: Seat, edge: str) -> Transaction[bool]:
-    """A seat for a session of the edge, if that slot is free and its worker takes people of it."""
-    taken = yield Ask(
-        TAKE,
-        (
-            *astuple(seat),
-            seat.worker,
-            seat.slot,
-            seat.session,
-            seat.turn,
-            seat.session,
-            edge,
-            seat.worker,
-            edge,
-        ),
-    )
+    """A seat for a session of the edge that has none in that role, if the slot is free and its
+    worker takes people of it."""
+    guards = (seat.worker, seat.slot, seat.session, seat.turn, seat.role, seat.session, edge)
+    taken = yield Ask(TAKE, (*astuple(seat), *guards, seat.worker, edge))
     return bool(taken)
 
 
