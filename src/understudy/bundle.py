@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from understudy.bundle_files import copy_in, revision_of, verify
-from understudy.config import DEFAULT_SLOTS, check_skipping
+from understudy.config import DEFAULT_SLOTS
 from understudy.core.errors import ConfigError
 from understudy.core.policy_view import Drain
 from understudy.core.wire import Params
@@ -149,8 +149,6 @@ def _check_values(bundle: Bundle, where: str) -> None:
         )
     if not 1 <= bundle.slots <= 1024:
         raise ConfigError(f"{where}: slots must be 1 to 1024, not {bundle.slots}")
-    if bundle.skip_silence:
-        check_skipping(where)
     if bundle.kind == "listen" and bundle.understudy not in (None, "none"):
         raise ConfigError(f"{where}: nobody can cover for a listener; take its understudy out")
     if bundle.drain not in list(Drain):

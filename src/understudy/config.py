@@ -286,8 +286,6 @@ def _voice(
     where = f"{source}: [voices.{name}]"
     known = {"title": str, "model": str, "params": dict, "understudy": str, "skip_silence": bool}
     _fields(raw, known, where)
-    if raw.get("skip_silence"):
-        check_skipping(where)
     if raw.get("model") not in models:
         raise ConfigError(f"{where} needs model, one of: {', '.join(models)}")
     params = raw.get("params", {})
@@ -302,15 +300,6 @@ def _voice(
         understudy=raw.get("understudy"),
         skip_silence=raw.get("skip_silence", False),
     )
-
-
-def check_skipping(where: str) -> None:
-    """Raises ConfigError where silence cannot be heard."""
-    if find_spec("onnxruntime") is None:
-        raise ConfigError(
-            f"{where}: skip_silence needs ONNX Runtime: pip install 'understudy[onnx]', or take it "
-            "out"
-        )
 
 
 def template() -> str:
