@@ -29,6 +29,7 @@ CONFIG = """
 kind = "listen"
 engine = "understudy.models.listener:Listener"
 slots = 2
+load_s = {load_s}
 price_per_h = 1.0
 
 [fleet]
@@ -39,17 +40,18 @@ model = "ears"
 
 [voices.sharp-ears]
 model = "ears"
-params = { hold = 50 }
+params = {{ hold = 50 }}
 """
+Start = Callable[..., Server]
 Told = list[tuple[int, int, str]]  # (from_sample, at_sample, label)
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[], Server]]:
+def start(tmp_path: Path) -> Iterator[Start]:
     servers: list[Server] = []
 
-    def new() -> Server:
-        servers.append(Server(tmp_path / "data", config=CONFIG))
+    def new(load_s: float = 0.0) -> Server:
+        servers.append(Server(tmp_path / "data", config=CONFIG.format(load_s=load_s)))
         return servers[-1]
 
     yield new
@@ -137,7 +139,7 @@ def unmoved(server: Server, talker: Talker, voice: str = "ears") -> Told:
 
 
 async def test_two_sessions_on_one_worker_hear_each_their_own(
-    start: Callable[[], Server],
+    start: Start,
 ) -> None:
     server = start()
     client = Client(server.url)
@@ -164,7 +166,7 @@ async def test_two_sessions_on_one_worker_hear_each_their_own(
     assert first.ended.understudy_s == 0
 
 
-async def test_a_move_loses_and_doubles_no_label(start: Callable[[], Server]) -> None:
+async def test_a_move_loses_and_doubles_no_label(start: Start) -> None:
     server = start()
     async with Client(server.url).stream("ears", "alice", HZ) as stream:
         talker = Talker(stream)
@@ -182,8 +184,8 @@ async def test_a_move_loses_and_doubles_no_label(start: Callable[[], Server]) ->
     assert told == unmoved(server, talker)
 
 
-async def test_after_a_crash_what_was_missed_is_told_late(start: Callable[[], Server]) -> None:
-    server = start()
+async def test_after_a_crash_what_was_missed_is_told_late(start: Start) -> None:
+    server = start(load_s=2.0)  # so that there is something to be missed
     async with Client(server.url).stream("ears", "alice", HZ) as stream:
         talker = Talker(stream)
         await talker.until_live()
@@ -196,11 +198,7 @@ async def test_after_a_crash_what_was_missed_is_told_late(start: Callable[[], Se
         await talker.talk_on(1.0)
         told = await talker.stop()
     assert told == unmoved(server, talker)
-    missed = [
-        (said, one)
-        for said, one in talker.labels
-        if killed_at < one.at_sample < again_at - HZ // 10
-    ]
+    missed = [(said, one) for said, one in talker.labels if killed_at < one.at_sample < again_at]
     assert missed, "nothing was to be heard while nobody listened; the test shows nothing"
     assert all(said > one.at_sample for said, one in missed)
     # What nobody listened to in time is not billed.
@@ -211,7 +209,7 @@ async def test_after_a_crash_what_was_missed_is_told_late(start: Callable[[], Se
 
 
 async def test_a_listener_is_deployed_updated_and_hears_any_rate(
-    start: Callable[[], Server], tmp_path: Path
+    start: Start, tmp_path: Path
 ) -> None:
     server = start()
     assert (EXAMPLE / "listener.onnx").read_bytes() == SHIPPED.read_bytes()
@@ -246,9 +244,7 @@ async def test_a_listener_is_deployed_updated_and_hears_any_rate(
     )
 
 
-async def test_a_bundle_that_does_not_listen_is_refused(
-    start: Callable[[], Server], tmp_path: Path
-) -> None:
+async def test_a_bundle_that_does_not_listen_is_refused(start: Start, tmp_path: Path) -> None:
     server = start()
     bundle = tmp_path / "bundle"
     bundle.mkdir()

@@ -331,3 +331,37 @@ async def test_a_session_that_is_silent_moves_all_the_same(
     assert usage.skipped_s > 2.0
     word = slice(-6 * HZ, None)
     assert level_db(heard[word]) == pytest.approx(level_db(said[word]), abs=4)
+
+
+async def test_a_line_that_is_lost_in_silence_is_resumed(start: Callable[[], Server]) -> None:
+    server = start()
+    said, speaks = words_and_pauses(HZ)
+    noise = np.random.default_rng(7).normal(0, NOISE, 6 * HZ).astype(np.int16)
+    async with Client(server.url).stream("mirror", "alice", HZ) as stream:
+        for at in range(0, len(noise), 480):
+            await stream.send(noise[at : at + 480])
+        async for item in stream:
+            if isinstance(item, wire.Usage) and item.skipped_s > 0.5:
+                break
+        assert stream.live is not None
+        live = stream.live
+        stream.drop()
+    heard = bytearray()
+    resumed = Client(server.url).stream("mirror", "alice", 16_000, resume=live.resume)
+    said, speaks = words_and_pauses(16_000)
+    async with resumed as stream:
+        for at in range(0, len(said), 320):
+            await stream.send(said[at : at + 320])
+        await stream.stop()
+        async for item in stream:
+            if isinstance(item, bytes):
+                heard += item
+    assert stream.live is not None
+    assert stream.live.session == live.session
+    assert stream.usage is not None
+    assert stream.usage.skipped_s > 0.5  # of both lines
+    now = np.frombuffer(bytes(heard), "<i2")
+    assert len(now) == len(said)
+    if stream.usage.silent_s == 0:
+        lost = np.where(speaks, said.astype(np.float64) - now, 0.0)
+        assert level_db(lost) < level_db(said[speaks]) - 30

@@ -9,8 +9,11 @@ import pytest
 
 from tests.lab import recordings
 from understudy.core.errors import ConfigError
-from understudy.lab import noise, vad, vad_data
+from understudy.lab import checkpoint, noise, vad, vad_data
+from understudy.lab.export import export
 from understudy.lab.loop import Plan
+from understudy.lab.runtime import Listener
+from understudy.models.listener import SHIPPED
 
 
 def test_frames_of_speech_are_where_it_is_loud() -> None:
@@ -63,3 +66,10 @@ def test_voice_activity_is_learned_from_synthesis(tmp_path: Path) -> None:
     card = json.loads((tmp_path / "out" / "model.json").read_text())
     assert card["settings"]["credits"] == ["nobody"]
     assert card["kind"] == "frames"
+
+
+def test_the_file_that_is_served_is_the_checkpoint_that_ships(tmp_path: Path) -> None:
+    made = export(checkpoint.load(vad.shipped()), tmp_path / "vad.onnx", streaming=True)
+    clip = 0.3 * np.random.default_rng(1).standard_normal((1, 16000)).astype(np.float32)
+    served, fresh = (Listener(path).slots(1).step(clip) for path in (SHIPPED, made.path))
+    np.testing.assert_allclose(served, fresh, atol=1e-5)

@@ -24,7 +24,7 @@ from understudy.edge.part import Casting, Part
 from understudy.edge.roster import Roster
 from understudy.edge.seating import Seating
 from understudy.edge.session import Session
-from understudy.edge.silence import Ears
+from understudy.edge.silence import Ears, Silence
 from understudy.edge.slowness import Hearing, Watch
 from understudy.seams import Clock, Store
 
@@ -234,7 +234,7 @@ class Edge:
         else:
             await self._begin(session, takeover=start.takeover)
         if voice.skip_silence and not cards[0].listens:
-            session.silence = self._ears.silence_of(session)
+            session.silence = Silence(session, self._ears)
         self.sessions[session.id] = session
         self._by_resume[session.resume] = session
         session.on(Event.START)

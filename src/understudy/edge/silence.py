@@ -10,7 +10,6 @@ before, and goes on in its slot: what it hears is speech with shorter pauses.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -18,15 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.core.audio import Resampler, Resampling, SampleLock
-from understudy.core.errors import ConfigError
 from understudy.core.session import State
 from understudy.models.listener import SHIPPED, open_exported
 
 if TYPE_CHECKING:
     from understudy.edge.part import Part
     from understudy.lab import runtime
-
-log = logging.getLogger(__name__)
 
 HANG_S: Final = 0.5  # of quiet, until it is silence
 SCORE: Final = 0.2  # from here on somebody may speak
@@ -55,16 +51,7 @@ class Ears:
         self._exported: runtime.Listener | None = None
         self._blocks: list[Block] = []
 
-    def silence_of(self, session: Hushed) -> Silence | None:
-        """None where ONNX Runtime is not installed: nothing is skipped."""
-        try:
-            return Silence(session, self)
-        except ConfigError as error:
-            log.warning("no silence is skipped: %s", error)
-            return None
-
     def open(self, rate_hz: int, owner: Hushing) -> Ear:
-        """Raises ConfigError where ONNX Runtime is not installed."""
         if self._exported is None:
             self._exported = open_exported(SHIPPED)
         block = next((block for block in self._blocks if block.free), None)
