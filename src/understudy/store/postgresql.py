@@ -41,7 +41,8 @@ T = TypeVar("T")
 
 CALL_S: Final = 5.0  # how long a call may take, all its tries together
 OPEN_S: Final = 60.0  # how long migrations may
-CONNECTIONS: Final = 4  # at most, beside the one that leads
+CONNECTIONS: Final = 4  # at most, beside the one that leads ...
+EXPRESS: Final = 2  # ... and those of users who come: they wait for nobody's look at the fleet
 MANY_ROWS: Final = 500  # more are read on a thread: this one has audio to relay
 CONFLICT_S: Final = (0.002, 0.05)  # before the next try: up to this, growing to that
 AWAY_S: Final = (0.05, 0.5)
@@ -106,6 +107,7 @@ class PostgresStore(SqlStore):
         self._clock = SystemClock()
         self._random = random.Random()
         self._room = asyncio.Semaphore(CONNECTIONS)
+        self._express = asyncio.Semaphore(EXPRESS)
         self._idle: list[Any] = []  # connections, the last used last
         self._closed = False
         self._away_since_s: float | None = None
@@ -120,7 +122,7 @@ class PostgresStore(SqlStore):
     async def open(self) -> None:
         """Makes or migrates the tables. Raises ConfigError if the database cannot be used."""
         try:
-            async with asyncio.timeout(OPEN_S), self._connection() as db:
+            async with asyncio.timeout(OPEN_S), self._connection(self._room) as db:
                 schema = await db.fetchval("SELECT current_schema()")
                 if schema is None:
                     raise ConfigError(
@@ -154,9 +156,9 @@ class PostgresStore(SqlStore):
         return await asyncpg.connect(self._url, timeout=self._call_s, server_settings=_SESSION)
 
     @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
+    async def _connection(self, room: asyncio.Semaphore) -> AsyncIterator[Any]:
         """A connection that nobody else uses; kept for the next one unless it may be broken."""
-        async with self._room:
+        async with room:
             while self._idle and self._idle[-1].is_closed():
                 self._idle.pop()
             db = self._idle.pop() if self._idle else await self._connect()
@@ -188,11 +190,12 @@ class PostgresStore(SqlStore):
         self, kind: Kind, work: Callable[P, Transaction[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         failed: Exception | None = None
+        room = self._express if work is _begin else self._room
         try:
             async with asyncio.timeout(self._call_s):
                 for tries in itertools.count():
                     try:
-                        async with self._connection() as db:
+                        async with self._connection(room) as db:
                             result = await _transact(db, kind, work(*args, **kwargs))
                     except _CONFLICT as error:
                         failed = error
