@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: a head without room, and two machines, in sf and in tokyo.
+"""A real Ray cluster on this machine: two machines with a GPU each, the head in sf, one in tokyo.
 
 It runs in a process of its own (`python -m tests.ray_cluster`), so that Ray's threads, handlers and
 warnings are not the tests'. That one reads commands: `add RESOURCE`, `remove RESOURCE`.
@@ -60,9 +60,9 @@ def ray_cluster() -> RayCluster:
 def main() -> None:
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "object_store_memory": 100_000_000, "include_dashboard": False}
+    head = {**_ROOM, "resources": {"sf": 1}, "include_dashboard": False}
     cluster: Any = Cluster(initialize_head=True, head_node_args=head)
-    machines = {name: cluster.add_node(**_ROOM, resources={name: 1}) for name in ("sf", "tokyo")}
+    machines = {"tokyo": cluster.add_node(**_ROOM, resources={"tokyo": 1})}
     print(f"> {cluster.address}", flush=True)
     for line in sys.stdin:
         command, name = line.split()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -22,8 +23,15 @@ model = "mirror"
 class Server(server.Server):
     """Started by the constructor."""
 
-    def __init__(self, data: Path, port: int = 0, config: str | None = None, **env: str) -> None:
-        super().__init__(data, port, config, **env)
+    def __init__(
+        self,
+        data: Path,
+        port: int = 0,
+        config: str | None = None,
+        options: Sequence[str] = (),
+        **env: str,
+    ) -> None:
+        super().__init__(data, port, config, options, **env)
         self.start()
 
     def workers(self, model: str = "") -> list[psutil.Process]:

@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import secrets
 import subprocess
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 STATE_S: Final = 0.5  # how often it says how it is
 DIAL_S: Final = (0.2, 5.0)  # between two rounds of tries: at first, and at most
 CONNECT_S: Final = 5.0
-SILENCE_S: Final = 5.0  # of an edge: then another is tried
+SILENCE_S: Final = 4.0  # of an edge, which pings each second: then it is dialled anew
 ALONE_S: Final = 60.0  # without any edge: then what runs is nobody's
 GOODBYE_S: Final = 0.3
 
@@ -72,10 +73,13 @@ def link_of(url: str) -> str:
 
 
 class _Line(WSListener):
-    def __init__(self, heard: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(self, heard: Callable[[Mapping[str, Any]], None], clock: Clock) -> None:
         self._heard = heard
+        self._clock = clock
         self.transport: WSTransport | None = None
         self.why = ""  # it was closed, as the edge said
+        self.heard_s = clock.now()
+        self.taken = False  # the fleet has let us in
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def on_ws_connected(self, transport: WSTransport) -> None:
@@ -87,8 +91,12 @@ class _Line(WSListener):
             self.closed.set_result(None)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        self.heard_s = self._clock.now()
         if frame.msg_type == WSMsgType.TEXT:
-            self._heard(json.loads(frame.get_payload_as_utf8_text()))
+            message = json.loads(frame.get_payload_as_utf8_text())
+            if message:  # else it says that the line holds
+                self.taken = True
+                self._heard(message)
         elif frame.msg_type == WSMsgType.CLOSE:
             self.why = (frame.get_close_message() or b"").decode(errors="replace")
             transport.send_close(frame.get_close_code())
@@ -117,21 +125,52 @@ class Agent:
         self._gpus: dict[int, str] = {}  # index -> node
         self._line: _Line | None = None
         self._news = asyncio.Event()
+        self._leaving_since: float | None = None
 
-    async def run(self) -> None:
-        """Until it is cancelled; then nothing that it started is left. Raises LinkError if the
-        fleet refuses this machine."""
+    async def run(self, grace_s: float = 0.0) -> None:
+        """Until it has left, or is cancelled; then nothing that it started is left. `grace_s`: how
+        long leaving may take. Raises LinkError if the fleet refuses this machine."""
+        works = (self._keep_in_touch(), self._keep_running(), self._until_left(grace_s))
+        tasks = [asyncio.get_running_loop().create_task(work) for work in works]
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._keep_in_touch())
-                group.create_task(self._keep_running())
-        except* LinkError as errors:
-            raise errors.exceptions[0] from None
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            await asyncio.gather(*self._busy.values(), return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, *self._busy.values(), return_exceptions=True)
             await self._workers.close()
-            self._say_state()
-            await self._clock.sleep(GOODBYE_S)  # lets the last message leave
+            if self._line is not None:
+                self._line.say(nodes={}, left=True)
+                await self._clock.sleep(GOODBYE_S)  # lets the last message leave
+                if self._line.transport is not None:
+                    self._line.transport.disconnect()
+
+    def leave(self) -> None:
+        """Says that this machine is about to go: the fleet moves away who is here. Said again:
+        goes at once."""
+        again, now = self._leaving_since is not None, self._clock.now()
+        self._leaving_since = -math.inf if again else now
+        log.info("leaving %s", "at once" if again else "once all who are here have been moved")
+        self._say_state()
+        self._news.set()
+
+    async def _until_left(self, grace_s: float) -> None:
+        touched_s = self._clock.now()
+        while True:
+            now = self._clock.now()
+            if self._line is not None:
+                touched_s = now
+            if self._leaving_since is not None:
+                told = self._line is not None and self._orders
+                if not (told or self._busy or self._workers.nodes()):
+                    return
+                alone = now - max(touched_s, self._leaving_since) > 2 * SILENCE_S
+                if alone or now - self._leaving_since >= grace_s:
+                    log.warning("leaving, though workers run: %d", len(self._workers.nodes()))
+                    return
+            await self._clock.sleep(STATE_S / 5)
 
     # the line
 
@@ -152,56 +191,47 @@ class Agent:
 
     async def _talk(self, url: str) -> bool:
         """One line's life; whether it was taken. Raises LinkError if the fleet says no."""
-        heard_s = self._clock.now()
-        taken = False
-
-        def heard(message: Mapping[str, Any]) -> None:
-            nonlocal heard_s, taken
-            heard_s, taken = self._clock.now(), True
-            self._heard(message)
-
         try:
             async with asyncio.timeout(CONNECT_S):
-                _, line = await ws_connect(lambda: _Line(heard), url, use_aiofastnet=False)
+                _, line = await ws_connect(
+                    lambda: _Line(self._heard, self._clock), url, use_aiofastnet=False
+                )
         except (OSError, TimeoutError) as error:
             log.info("%s cannot be reached: %s", url, error)
             return False
         except Exception as error:
             log.warning("%s refuses: %s", url, error)
             return False
-        if not isinstance(
-            line, _Line
-        ):  # closed before it had answered: picows says nothing of that
+        if not isinstance(line, _Line):  # closed before it had answered: picows does not say so
             log.info("%s closes the connection", url)
             return False
-        lent = self._lent
-        line.say(
-            token=self._token,
-            agent=self._id,
-            name=lent.name,
-            region=lent.region,
-            gpus=lent.gpus,
-            cpus=lent.cpus,
-            price_per_h=lent.price_per_h,
-        )
+        line.say(token=self._token, agent=self._id, **asdict(self._lent))
         self._line = line
         while line.transport is not None:
             self._say_state()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STATE_S):
                     await asyncio.shield(line.closed)
+            # Where an address has changed, or a cable is cut, no more than silence tells.
+            if line.transport is not None and self._clock.now() - line.heard_s > SILENCE_S:
+                log.warning("%s is silent; dialling anew", url)
+                line.transport.disconnect(False)
+                await line.closed
         self._line = None
-        if line.why and not taken:
+        if line.why and not line.taken:
             raise LinkError(line.why)
         if line.why:
             log.warning("the edge closed the line: %s", line.why)
-        return taken
+        return line.taken
 
     def _say_state(self) -> None:
         if self._line is None:
             return
         nodes = {node.id: node.exited for node in self._workers.nodes()}
-        self._line.say(nodes={**dict.fromkeys(self._busy), **nodes, **self._exited})
+        self._line.say(
+            nodes={**dict.fromkeys(self._busy), **nodes, **self._exited},
+            leaving=self._leaving_since is not None,
+        )
 
     def _heard(self, message: Mapping[str, Any]) -> None:
         self._orders = {order["id"]: order for order in message["nodes"]}
@@ -222,8 +252,13 @@ class Agent:
             there = {node.id for node in self._workers.nodes()}
             for node in there - self._orders.keys() - self._busy.keys():
                 self._begin(node, self._stop(node))
+            held = self._orders.keys() | there | self._busy.keys()
+            self._gpus = {gpu: node for gpu, node in self._gpus.items() if node in held}
             for node in self._orders.keys() - there - self._busy.keys() - self._exited.keys():
-                self._begin(node, self._start(self._orders[node]))
+                order = self._orders[node]
+                free = order["light"] or len(self._gpus) < self._lent.gpus
+                if order["spec"] is not None and free:  # else in a moment
+                    self._begin(node, self._start(order))
 
     def _begin(self, node: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -33,12 +33,14 @@ _KEYS: Final[Mapping[str, type]] = {
     "price_per_h": float,
     "params": dict,
     "options": dict,
+    "skip_silence": bool,
 }
 _SAID: Final = {
     str: "a string in quotes",
     int: "a whole number",
     float: "a number",
     dict: "a table",
+    bool: "true or false",
 }
 
 
@@ -63,6 +65,7 @@ class Bundle:
     price_per_h: float
     revision: str
     path: Path
+    skip_silence: bool = False
 
     def spec(self, device: str = "cpu") -> dict[str, Any]:
         """What `worker.check` reads, to be sent as JSON."""
@@ -112,6 +115,7 @@ def read_bundle(folder: Path, name: str | None = None) -> Bundle:
         price_per_h=float(raw.get("price_per_h", 0)),
         revision="",
         path=folder.resolve(),
+        skip_silence=raw.get("skip_silence", False),
     )
     _check_values(bundle, where)
     return replace(bundle, revision=revision_of(folder))
@@ -122,7 +126,8 @@ def _check_types(raw: Mapping[str, Any], where: str) -> None:
         if key not in _KEYS:
             raise ConfigError(f"{where}: unknown key {key!r}; known: {', '.join(_KEYS)}")
         wanted = (int, float) if _KEYS[key] is float else _KEYS[key]
-        if isinstance(value, bool) or not isinstance(value, wanted):
+        odd = isinstance(value, bool) != (wanted is bool)
+        if odd or not isinstance(value, wanted):
             raise ConfigError(f"{where}: {key} must be {_SAID[_KEYS[key]]}, not {value!r}")
 
 
@@ -144,6 +149,8 @@ def _check_values(bundle: Bundle, where: str) -> None:
         )
     if not 1 <= bundle.slots <= 1024:
         raise ConfigError(f"{where}: slots must be 1 to 1024, not {bundle.slots}")
+    if bundle.kind == "listen" and bundle.understudy not in (None, "none"):
+        raise ConfigError(f"{where}: nobody can cover for a listener; take its understudy out")
     if bundle.drain not in list(Drain):
         raise ConfigError(f"{where}: drain must be one of {', '.join(Drain)}, not {bundle.drain!r}")
     if not 0 <= bundle.load_s <= 3600:

@@ -110,9 +110,11 @@ class Catalog:
     def spec(self, model: str, revision: str) -> Mapping[str, Any]:
         """What a worker needs to load a revision, as JSON."""
         current = self.current().models.get(model)
+        if current is not None and current.revision != revision:
+            current = None  # another's files must not be loaded under this one's name
         spec = self._specs.get((model, revision), current)
         if spec is None:
-            raise KeyError(f"there is no model {model}")
+            raise KeyError(f"there is no revision {revision} of a model {model}")
         return {**asdict(spec), "revision": revision}
 
 

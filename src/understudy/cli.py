@@ -17,6 +17,8 @@ import click
 from understudy import __version__, eventloop, logs
 from understudy.config import DEFAULT_PORT, Config, ConfigFile, data_dir
 from understudy.core.errors import UnderstudyError
+from understudy.lab.commands import evaluate, train
+from understudy.lab.export_commands import export, quantize
 from understudy.sim.command import simulate
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ MIN_PYTHON = (3, 11)
 STORE = "understudy.store"
 BENCHES = (
     *("engine", "edge", "browser", "simulate", "connect", "move", "fleet", "crash", "freeze"),
-    *("storm", "region", "soak", "overload", "far"),
+    *("storm", "region", "soak", "overload", "far", "lab", "listen"),
 )
 
 
@@ -340,6 +342,14 @@ def controller(data: Path | None, verbose: bool, form: str) -> None:
     "--cpus", default=1, show_default=True, type=click.IntRange(0), help="Light workers at most."
 )
 @click.option("--price", default=0.0, type=click.FloatRange(0.0), help="Of a GPU, an hour.")
+@click.option(
+    "--grace",
+    "grace_s",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0.0),
+    help="Seconds for moving users away when it is told to end. Ctrl-C twice ends it at once.",
+)
 @click.option("-v", "--verbose", is_flag=True)
 def join(
     urls: tuple[str, ...],
@@ -349,6 +359,7 @@ def join(
     gpus: str,
     cpus: int,
     price: float,
+    grace_s: float,
     verbose: bool,
 ) -> None:
     """Lend this machine to a fleet: dials the edges at URL, runs what they ask for."""
@@ -363,11 +374,9 @@ def join(
 
     async def lend() -> None:
         agent = Agent(urls, token, lent, SystemClock())
-        running = asyncio.create_task(agent.run())
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+            asyncio.get_running_loop().add_signal_handler(number, agent.leave)
+        await agent.run(grace_s)
 
     eventloop.run(lend())
 
@@ -431,7 +440,7 @@ def convert(
 
 @cli.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", required=False, type=click.Path(path_type=Path))
 @voice_option
 @param_option
 @urls_option
@@ -440,7 +449,7 @@ def convert(
 @takeover_option
 def stream(
     source: Path,
-    target: Path,
+    target: Path | None,
     voice: str,
     wishes: tuple[str, ...],
     urls: tuple[str, ...],
@@ -448,7 +457,10 @@ def stream(
     token: str | None,
     takeover: bool,
 ) -> None:
-    """Send a file through a running server at the pace of speech."""
+    """Send a file through a running server at the pace of speech.
+
+    A listener's labels are printed, and need no TARGET.
+    """
     from understudy.client import Client
     from understudy.files import read_audio, stream_pcm, write_audio
 
@@ -458,7 +470,10 @@ def stream(
     )
     with progress(len(pcm), source.name) as update:
         out = eventloop.run(stream_pcm(session, pcm, rate_hz, update, _say))
-    write_audio(target, out, rate_hz)
+    if len(out):
+        if target is None:
+            raise Sentence(f"{voice} gives audio; say where to write it: stream {source} TARGET")
+        write_audio(target, out, rate_hz)
 
 
 def _say(words: str) -> None:
@@ -698,6 +713,7 @@ def token(
 
 @cli.command()
 @click.argument("name", type=click.Choice(BENCHES))
+@click.argument("model", required=False, type=click.Path(path_type=Path, exists=True))
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @click.option("--quick", is_flag=True, help="A shorter run; the figures are rougher.")
 @click.option("--minutes", type=click.FloatRange(0.1, 24 * 60), help="Of `storm` and `soak`.")
@@ -706,18 +722,56 @@ def token(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of recorded speech; else $UNDERSTUDY_AUDIO, ../shared/audio, or synthesis.",
 )
-def bench(name: str, as_json: bool, quick: bool, minutes: float | None, audio: Path | None) -> None:
-    """Print the figures that docs/benchmarks.md records."""
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path, exists=True),
+    help="listen: another model beside MODEL.",
+)
+@click.option(
+    "--plot",
+    "plot_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.svg",
+    help="listen: draw how its times are spread.",
+)
+def bench(
+    name: str,
+    model: Path | None,
+    as_json: bool,
+    quick: bool,
+    minutes: float | None,
+    audio: Path | None,
+    against: Path | None,
+    plot_file: Path | None,
+) -> None:
+    """Print the figures that docs/benchmarks.md records.
+
+    `listen` takes a MODEL, a checkpoint or an exported file; without one both nets are timed
+    with random weights.
+    """
     import importlib
 
     from understudy.bench.machine import find_audio, stamp
 
+    if name != "listen" and any((model, against, plot_file)):
+        raise Sentence(
+            f"{name} takes no MODEL, --against or --plot; `understudy bench listen` does"
+        )
+    if against is not None and model is None:
+        raise Sentence("--against needs a MODEL to set it against")
     if minutes is not None and name not in ("storm", "soak"):
         raise Sentence(f"the length of {name} is fixed; --minutes is for storm and soak")
-    length = {} if minutes is None else {"minutes": minutes}
     module = importlib.import_module(f"understudy.bench.{name}")
-    result = module.run(find_audio(audio), quick=quick, progress=_say, **length)
+    chosen: dict[str, Any] = {"model": model, "against": against} if name == "listen" else {}
+    if minutes is not None:
+        chosen["minutes"] = minutes
+    result = module.run(find_audio(audio), quick=quick, progress=_say, **chosen)
     result = {**stamp(name), **result}
+    if plot_file is not None:
+        from understudy.bench.histogram import svg
+
+        title = f"Audio to labels, one thread, {result['cpu']}"
+        plot_file.write_text(svg(module.plotted(result), title), encoding="utf-8")
     click.echo(json.dumps(result, indent=2) if as_json else module.table(result))
 
 
@@ -813,6 +867,10 @@ def chaos(
 
 
 cli.add_command(simulate)
+cli.add_command(train)
+cli.add_command(evaluate)
+cli.add_command(export)
+cli.add_command(quantize)
 
 
 def main() -> None:

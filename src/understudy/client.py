@@ -192,6 +192,8 @@ class Stream:
             case wire.Pong(id=number) if number in self._pings:
                 self._line.round_trip(now_ms - self._pings.pop(number))
                 return False
+            case wire.Live(kind="listen"):
+                pass  # it owes no audio
             case wire.Live(latency_ms=latency_ms):
                 self._line.performing(latency_ms)
             case wire.Queued() | wire.Loading() if self.live is None or self.live.role == "lead":

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 DEFAULT_PORT: Final = 8765
 DEFAULT_SLOTS: Final = 4
 REGIONS_FILE: Final = "regions.json"  # of a world in a data folder: who runs where
+KINDS: Final = ("convert", "listen")  # of models that are served
 PITCH: Final = "understudy.models.pitch:PitchModel"  # can stand in for anybody
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -50,6 +51,7 @@ class ModelSpec:
     crash_per_minute: float = 0.0  # for drills: how often each of its workers dies, on average
     path: str = ""  # the folder of its bundle, if it was deployed
     bundle: str = ""  # ... and the hash of that
+    kind: str = "convert"  # or "listen"
 
     @property
     def revision(self) -> str:
@@ -72,6 +74,7 @@ class Voice:
     model: str
     params: Params = field(default_factory=dict)
     understudy: str | None = None
+    skip_silence: bool = False  # its workers are sent nothing while the user says nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +102,9 @@ class Config:
 
     def understudy_of(self, voice: Voice) -> Voice | None:
         """The voice that covers while no lead is ready, always on; a voice of a model that is
-        always on itself needs none."""
-        if voice.understudy == "none" or self.models[voice.model].workers is not None:
+        always on itself needs none, nor does a listener: its labels may come late."""
+        model = self.models[voice.model]
+        if voice.understudy == "none" or model.workers is not None or model.kind == "listen":
             return None
         if voice.understudy is not None:
             return self.voices.get(voice.understudy)
@@ -159,9 +163,14 @@ def parse(text: str, source: str) -> Config:
     }
     for voice in voices.values():
         cover = voices.get(voice.understudy or "")
-        if voice.understudy not in (None, "none") and (
-            cover is None or not models[cover.model].workers
-        ):
+        if voice.understudy in (None, "none"):
+            continue
+        if models[voice.model].kind == "listen":
+            raise ConfigError(
+                f"{source}: [voices.{voice.name}] is a listener; nobody can cover for it, so take "
+                "its understudy out"
+            )
+        if cover is None or not models[cover.model].workers or models[cover.model].kind == "listen":
             raise ConfigError(
                 f'{source}: [voices.{voice.name}] understudy must be "none" or a voice here '
                 "whose model is always on (workers = 1 or more)"
@@ -243,13 +252,16 @@ def _fields(raw: Mapping[str, Any], known: Mapping[str, type], where: str) -> No
             value = float(value)
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{where}: {name} must be a finite number")
-        if isinstance(value, bool) or not isinstance(value, kind):
+        if kind is bool and not isinstance(value, bool):
+            raise ConfigError(f"{where}: {name} must be true or false")
+        if (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind):
             raise ConfigError(f"{where}: {name} must be a {known[name].__name__}")
 
 
 def _model(name: str, raw: Mapping[str, Any], where: str) -> ModelSpec:
     known = {"engine": str, "slots": int, "workers": int, "options": dict}
     known |= {"load_s": float, "price_per_h": float, "drain": str, "crash_per_minute": float}
+    known |= {"kind": str}
     _fields(raw, known, where)
     if ":" not in raw.get("engine", ""):
         raise ConfigError(f'{where} needs engine = "module:Class"')
@@ -263,6 +275,8 @@ def _model(name: str, raw: Mapping[str, Any], where: str) -> ModelSpec:
         )
     if spec.drain not in list(Drain):
         raise ConfigError(f"{where}: drain must be one of {', '.join(Drain)}")
+    if spec.kind not in KINDS:
+        raise ConfigError(f"{where}: kind must be one of {', '.join(KINDS)}")
     return spec
 
 
@@ -270,7 +284,8 @@ def _voice(
     name: str, raw: Mapping[str, Any], models: Mapping[str, ModelSpec], source: str
 ) -> Voice:
     where = f"{source}: [voices.{name}]"
-    _fields(raw, {"title": str, "model": str, "params": dict, "understudy": str}, where)
+    known = {"title": str, "model": str, "params": dict, "understudy": str, "skip_silence": bool}
+    _fields(raw, known, where)
     if raw.get("model") not in models:
         raise ConfigError(f"{where} needs model, one of: {', '.join(models)}")
     params = raw.get("params", {})
@@ -283,6 +298,7 @@ def _voice(
         model=raw["model"],
         params={key: float(value) for key, value in params.items()},
         understudy=raw.get("understudy"),
+        skip_silence=raw.get("skip_silence", False),
     )
 
 

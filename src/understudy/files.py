@@ -74,6 +74,9 @@ async def stream_pcm(
                 elif isinstance(item, wire.Live):
                     live.set()
                     say(f"live: {item.voice} ({item.role}), latency {item.latency_ms:.0f} ms")
+                elif isinstance(item, wire.Label):
+                    from_s, at_s = item.from_sample / rate_hz, item.at_sample / rate_hz
+                    say(f"{from_s:.2f} s: {item.label} ({item.score:.2f}, known at {at_s:.2f} s)")
                 elif isinstance(item, wire.Queued | wire.Loading):
                     eta = "unknown" if item.eta_s is None else f"{item.eta_s:.0f} s"
                     say(f"{type(item).__name__.lower()}: about {eta}")

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from understudy.config import Config, ModelSpec, Voice, check_params
 from understudy.core.audio import SampleLock
-from understudy.core.errors import BadParams
+from understudy.core.errors import BadParams, ConfigError
+from understudy.core.wire import Card, Heard
 from understudy.edge.listing import describe
 from understudy.resample import SoxrResampler
 from understudy.seams import Model
@@ -33,6 +34,7 @@ class Pipe:
         model.load("cpu")
         card = card_of(model)
         self.lock = SampleLock(rate_hz, SoxrResampler, card)
+        self.heard: list[Heard] = []  # by a listener, so far, at the rate of its model
         self._slots = Slots(model)
         try:
             check_params(voice, params, card.controls)
@@ -57,6 +59,7 @@ class Pipe:
     def _through(self, position: int, pcm: bytes) -> bytes:
         self._slots.feed(0, position, pcm)
         while outputs := self._slots.step() if self._slots.due else []:
+            self.heard += self._slots.heard
             for output in outputs:
                 self.lock.answer(output.position, output.pcm, 0.0, 0.0)
         return self.lock.take()
@@ -76,8 +79,16 @@ def convert_pcm(
     params: Mapping[str, float] | None = None,
     progress: Callable[[int], None] = lambda samples: None,
 ) -> NDArray[np.int16]:
-    """A whole recording through a voice: output sample k answers input sample k."""
+    """A whole recording through a voice: output sample k answers input sample k.
+
+    Raises what `open_pipe` does, and ConfigError where the voice is a listener.
+    """
     pipe = open_pipe(config, voice, params or {}, rate_hz)
+    if pipe.lock.listened is not None:
+        raise ConfigError(
+            f"{voice} listens, and gives labels, not audio; `understudy stream FILE --voice "
+            f"{voice}` prints them"
+        )
     block = max(1, round(rate_hz * BLOCK_S))
     parts = []
     for at in range(0, len(pcm), block):
@@ -89,10 +100,17 @@ def convert_pcm(
 
 def describe_voices(config: Config) -> list[dict[str, Any]]:
     """What `GET /v1/voices` would list, with no server: models are asked without being loaded."""
-    cards = {name: card_of(_build(spec, spec.slots)) for name, spec in config.models.items()}
-    idle = {"ready": False, "runs": {}, "failures": {}}
+    cards: dict[str, Card] = {}
+    failures: dict[str, dict[str, str]] = {name: {} for name in config.models}
+    for name, spec in config.models.items():
+        try:
+            cards[name] = card_of(_build(spec, spec.slots))
+        except ConfigError as error:
+            failures[name] = {spec.revision: error.message}
     return [
-        describe(voice.name, config, cards[voice.model]) | idle for voice in config.voices.values()
+        describe(voice.name, config, cards.get(voice.model))
+        | {"ready": False, "runs": {}, "failures": failures[voice.model]}
+        for voice in config.voices.values()
     ]
 
 

@@ -27,7 +27,7 @@ from understudy.core.fleet import (
     Worker,
 )
 from understudy.core.ledger import Interval, Role
-from understudy.core.wire import Card, Control
+from understudy.core.wire import Card, Control, Heard
 
 
 class Clock(Protocol):
@@ -65,6 +65,22 @@ class Model(Protocol):
 
     def step(self, frames: NDArray[np.float32], active: NDArray[np.bool_]) -> NDArray[np.float32]:
         """frames [slots, n·frame] in -1..1, active [slots] -> [slots, n·frame], n <= burst."""
+        ...
+
+
+@runtime_checkable
+class Listening(Model, Protocol):
+    """A model of the kind *listen* (audio to labels): it says what it hears beside its steps.
+
+    `step` returns its frames as they are and `latency_samples` is 0, so that all that holds for
+    an audio stream (its lock on samples, its moves, its bill) holds for labels, too.
+    """
+
+    labels: Sequence[str]  # all that it can say
+
+    def events(self) -> Sequence[Heard]:
+        """What the last step heard in its active slots, in order; samples count from the step's
+        first one. A slot that was primed with `context_s` says what one that stayed would."""
         ...
 
 
@@ -126,9 +142,9 @@ class Store(Protocol):
         """The edge lives; said again and again."""
         ...
 
-    async def lose(self, edge: str, at_s: float) -> int:
-        """The edge is no more (or begins anew): its links and its sessions' seats are gone, and
-        each session is an orphan until another edge adopts it. Returns how many those are."""
+    async def lose(self, edge: str, at_s: float, beat: int | None = None) -> int:
+        """The edge is no more (or begins anew), unless it has beaten since `beat`: its links are
+        gone, and each session is an orphan until an edge adopts it. Returns how many those are."""
         ...
 
     async def link(self, link: Link) -> bool:
@@ -144,6 +160,11 @@ class Store(Protocol):
     async def begin(self, row: SessionRow, seat: Seat | None = None) -> bool:
         """Records a live session, and seats it there if that slot is still free: whether it was.
         Raises AlreadyLive if the user has one. On a network, one round trip."""
+        ...
+
+    async def take(self, seat: Seat, edge: str) -> bool:
+        """Gives a session of the edge this very seat, if the slot is still free; whether it was.
+        On a network, one round trip."""
         ...
 
     async def place(self, request: Request) -> Placement | None:
@@ -169,9 +190,12 @@ class Store(Protocol):
         """Asks the edge that has a session to end it."""
         ...
 
-    async def adopt(self, user: str, resume: str, edge: str, region: str) -> SessionRow | None:
-        """Takes on the user's live session whose token has this hash, whoever had it; it has no
-        seat then. None: there is no such session (any more)."""
+    async def adopt(
+        self, user: str, resume: str, edge: str, region: str, *, orphan: bool = False
+    ) -> SessionRow | None:
+        """Takes on the user's live session whose token has this hash, whoever had it (`orphan`:
+        only if nobody does); it has no seat then. One that has ended for want of an edge comes
+        back to life. None: there is no such session (any more)."""
         ...
 
     async def expire(self, before_s: float) -> int:
@@ -261,6 +285,11 @@ class Provider(Protocol):
 
     name: str
 
+    def refusal(self, node: Node, ahead: Iterable[Node] = ()) -> str | None:
+        """Why such a node is not to be had now, in a sentence, where that is known without asking
+        for it, as of the last `nodes`; None: it may be asked for. `ahead`: asked for meanwhile."""
+        ...
+
     async def start(self, node: Node) -> None:
         """Rents what was asked for; its id is the asker's."""
         ...
@@ -275,4 +304,8 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Returns every node."""
+        ...
+
+    async def leave(self) -> None:
+        """Leaves the nodes to the next controller, as far as they outlive this process."""
         ...

@@ -74,8 +74,16 @@ async def deploy(
             drain=bundle.drain,
             path=str(path),
             bundle=bundle.revision,
+            kind=bundle.kind,
         ),
-        Voice(bundle.name, bundle.title, bundle.name, bundle.params, bundle.understudy),
+        Voice(
+            bundle.name,
+            bundle.title,
+            bundle.name,
+            bundle.params,
+            bundle.understudy,
+            bundle.skip_silence,
+        ),
     )
     again = current is not None and (current.revision, current.failed) == (bundle.revision, "")
     if not again:
@@ -112,8 +120,12 @@ def _check_names(bundle: Bundle, base: Config, deployments: Sequence[Deployment]
     if bundle.understudy in (None, "none"):
         return
     cover = base.voices.get(bundle.understudy or "")
-    if cover is None or not base.models[cover.model].workers:
-        able = [v.name for v in base.voices.values() if base.models[v.model].workers]
+    able = [
+        v.name
+        for v in base.voices.values()
+        if base.models[v.model].workers and base.models[v.model].kind == "convert"
+    ]
+    if cover is None or cover.name not in able:
         raise ConfigError(
             f'{bundle.name}\'s understudy must be always on; choose {", ".join(able)}, or "none"'
         )

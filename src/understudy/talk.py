@@ -180,6 +180,8 @@ class There(Performer):
                         where = stream.edge.region or stream.edge.url
                         delay = f"{item.latency_ms:.0f} ms of its own"
                         self._say(f"live: {item.voice} ({item.role}, {where}), {delay}")
+                    elif isinstance(item, wire.Label):
+                        self._say(f"{item.label} ({item.score:.2f})")
                     elif isinstance(item, wire.Queued | wire.Loading):
                         eta = "" if item.eta_s is None else f", about {item.eta_s:.0f} s"
                         self._say(f"{type(item).__name__.lower()}{eta}")

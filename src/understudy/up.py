@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from socket import gethostname, socket
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from understudy.catalog import Catalog
 from understudy.clock import SystemClock
@@ -24,18 +24,22 @@ from understudy.core.fleet import EdgeRow
 from understudy.core.wire import Card
 from understudy.edge.api import build_app
 from understudy.edge.door import Door, is_loopback
-from understudy.edge.edge import Edge, link_url
+from understudy.edge.edge import Edge
 from understudy.edge.gate import Gate, listen
 from understudy.edge.joining import Machines
 from understudy.edge.overview import Overview
+from understudy.edge.roster import link_url
 from understudy.providers import new_provider
 from understudy.providers.join import JoinProvider
 from understudy.providers.local import LocalProvider
 from understudy.resample import SoxrResampler
-from understudy.seams import Provider, Store
+from understudy.seams import Store
 from understudy.store import open_store
 from understudy.tokens import ADMIN_KEY, SECRET, Keys
 from understudy.worker.check import check
+
+if TYPE_CHECKING:
+    from understudy.providers import AnyProvider
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,7 @@ SWITCH_S: Final = 0.0005
 TRY_S: Final = 30.0  # before a model that did not load is tried again
 CATALOG_S: Final = 0.5  # how often deployments are looked for
 WORKER_TOKEN_S: Final = 90 * 86_400.0  # longer than a worker may be up
+EVERYWHERE: Final = ("0.0.0.0", "::")  # no address to dial, but loopback is one of them
 READY_S: Final = 30.0  # how long the first workers may take before the address is printed anyway
 
 
@@ -127,7 +132,6 @@ async def up(
         for role in roles:  # the controller first: it would replace what is being stopped
             if role.get_name() == "controller":
                 role.cancel()
-                await asyncio.gather(role, return_exceptions=True)
         for part in parts:
             await part.close()
         if edge_part is not None:
@@ -156,7 +160,7 @@ class _Edge:
         host, access = serving.host, file.current().access
         shown = f"[{host}]" if ":" in host else host
         port = sock.getsockname()[1]
-        near = shown if is_loopback(host) else "127.0.0.1"
+        near = "127.0.0.1" if host in EVERYWHERE else shown
         self.shown = f"http://{shown}:{port}"
         self.near = f"http://{near}:{port}"  # for this machine's own workers
         self._catalog = catalog
@@ -193,7 +197,7 @@ class _Edge:
             keys.check_join,
             lambda model, revision: json.dumps(catalog.spec(model, revision)),
             lambda node: keys.worker_token(node, clock.wall() + WORKER_TOKEN_S),
-            self.edge.link_urls,
+            self.edge.roster.link_urls,
             serving.region,
             clock,
         )
@@ -202,7 +206,7 @@ class _Edge:
         self._read_cards = self.edge.refresh
         self.edge.refresh = self._refresh
         self.deployed: Callable[[], None] = lambda: None  # the controller wants to know
-        catalog.cards = self.edge.cards
+        catalog.cards = self.edge.roster.cards
 
     def roles(self) -> dict[str, Coroutine[Any, Any, None]]:
         return {
@@ -211,6 +215,7 @@ class _Edge:
             "seating": self.edge.seating.run(),
             "ledger": self.edge.run_ledger(),
             "beat": self.edge.run_beat(),
+            "distances": self.edge.run_distances(),
             "catalog": self._follow(),
         }
 
@@ -228,7 +233,7 @@ class _Edge:
             for deployment in self._catalog.deployments:
                 if deployment.failed:
                     failed = (deployment.model, deployment.revision, deployment.failed)
-                    self.edge.learn_failure(*failed)
+                    self.edge.roster.learn_failure(*failed)
         await self._read_cards()
         if changed:
             self.deployed()
@@ -244,7 +249,12 @@ class _Edge:
                 for spec in list(self._catalog.current().models.values()):
                     key = (spec.name, spec.revision)
                     late = clock.now() - tried.get(key, -TRY_S) >= TRY_S
-                    if spec.workers is None and key not in edge.cards and late and not trials:
+                    if (
+                        spec.workers is None
+                        and key not in edge.roster.cards
+                        and late
+                        and not trials
+                    ):
                         tried[key] = clock.now()
                         trial = asyncio.get_running_loop().create_task(_try(spec, edge))
                         trials.add(trial)
@@ -261,8 +271,8 @@ class _Edge:
         while self._clock.now() < until and not stop.is_set():
             models = self._catalog.current().models.values()
             wanted = [spec.name for spec in models if spec.workers]
-            if all(edge.ready(model) or edge.failed(model) for model in wanted):
-                return not any(edge.failed(model) for model in wanted)
+            if all(edge.roster.ready(model) or edge.roster.failed(model) for model in wanted):
+                return not any(edge.roster.failed(model) for model in wanted)
             await self._clock.sleep(0.02)
         return False
 
@@ -289,16 +299,15 @@ class _Control:
         self._store = store
         self._clock = clock
         self._alone = edge is None  # then nobody else reads what is deployed
+        self._leaves = edge is None or serving.shared  # others may be about to take over
         self._cards: dict[tuple[str, str], Card] = {}
         spec = catalog.current().provider
         if serving.provider:
             spec = replace(spec, name=serving.provider)
-        self.provider: Provider
+        self.provider: AnyProvider | JoinProvider
         match spec.name:
             case "local" if edge is not None:
-                local = LocalProvider(spec_json, sign)
-                local.urls[edge.edge.region] = link_url(edge.near)
-                self.provider = local
+                self.provider = LocalProvider(spec_json, sign)
             case "local":
                 raise ConfigError(
                     "a controller by itself has no machine to run workers on: choose [fleet] "
@@ -307,7 +316,9 @@ class _Control:
             case "join":
                 self.provider = JoinProvider(store, self._is_light, clock)
             case _:
-                self.provider = new_provider(spec, spec_json, sign, clock)  # type: ignore
+                self.provider = new_provider(spec, spec_json, sign, clock)
+        if edge is not None and not isinstance(self.provider, JoinProvider):
+            self.provider.urls[edge.edge.region] = link_url(edge.near)
         self.controller = Controller(
             store, self.provider, catalog.wanted, lambda: catalog.current().rules, clock
         )
@@ -336,7 +347,10 @@ class _Control:
             await self._clock.sleep(CATALOG_S)
 
     async def close(self) -> None:
-        await self.provider.close()
+        if self._leaves:
+            await self.provider.leave()
+        else:
+            await self.provider.close()
 
 
 def lock_data(data: Path) -> IO[str]:
@@ -358,7 +372,7 @@ def lock_data(data: Path) -> IO[str]:
 
 async def _try(spec: ModelSpec, edge: Edge) -> None:
     """Loads a model once, so that its latency is known before a GPU has to be rented for that."""
-    same = [card for (_, revision), card in edge.cards.items() if revision == spec.revision]
+    same = [card for (_, revision), card in edge.roster.cards.items() if revision == spec.revision]
     try:
         card = (
             same[0]
@@ -368,9 +382,9 @@ async def _try(spec: ModelSpec, edge: Edge) -> None:
     except Exception as error:
         reason = error.message if isinstance(error, ModelFailed) else repr(error)
         log.error("model %s: %s", spec.name, reason)
-        edge.learn_failure(spec.name, spec.revision, reason)
+        edge.roster.learn_failure(spec.name, spec.revision, reason)
     else:
-        edge.learn_card(spec.name, spec.revision, card)
+        edge.roster.learn_card(spec.name, spec.revision, card)
 
 
 def check_listen(host: str, hosts: Sequence[str], keys: Keys) -> None:

@@ -178,6 +178,7 @@ async def _start(
     agent = await asyncio.create_subprocess_exec(
         *(*command, "join", f"http://127.0.0.1:{port}", "--name", gethostname()),
         *("--region", region.name, "--gpus", str(GPUS), "--cpus", str(CPUS)),
+        *("--grace", "0"),
         env={**os.environ, "UNDERSTUDY_JOIN_TOKEN": token},
         start_new_session=True,
     )

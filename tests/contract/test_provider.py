@@ -1,4 +1,4 @@
-"""What every provider promises. Real processes are started, here against no edge."""
+"""What every provider promises. Real processes are started, here against edges that are silent."""
 
 import asyncio
 import contextlib
@@ -11,16 +11,21 @@ from typing import TypeAlias
 import psutil
 import pytest
 
+from tests.joined import Joined
 from tests.ray_cluster import ray_cluster
 from understudy.config import parse
+from understudy.core.errors import NoCapacity
 from understudy.core.fleet import Node
 from understudy.providers.local import LocalProvider
-from understudy.providers.node_secrets import NodeSecrets
 from understudy.providers.ray import RayProvider
 
-AnyProvider: TypeAlias = LocalProvider | RayProvider
+AnyProvider: TypeAlias = LocalProvider | RayProvider | Joined
 
-SECRETS = NodeSecrets(b"the tests' own key")
+
+def sign(node: str) -> str:
+    return f"the secret of {node}"
+
+
 RAY = """
 [fleet]
 provider = "ray"
@@ -35,17 +40,20 @@ tokyo = {{ resource = "tokyo" }}
 
 
 def spec_json(model: str, revision: str) -> str:
-    return json.dumps({"name": model, "engine": "x:Y", "slots": 1, "options": {}})
+    engine = "understudy.models.mirror:MirrorModel"
+    spec = {"name": model, "revision": revision, "engine": engine, "slots": 1, "options": {}}
+    return json.dumps(spec)
 
 
 def on_ray() -> RayProvider:
     spec = parse(RAY.format(address=ray_cluster().address), "t").provider
-    return RayProvider(spec, spec_json, SECRETS)
+    return RayProvider(spec, spec_json, sign)
 
 
 ADAPTERS: Mapping[str, Callable[[], AnyProvider]] = {
-    "local": lambda: LocalProvider(spec_json),
+    "local": lambda: LocalProvider(spec_json, sign),
     "ray": on_ray,
+    "join": lambda: Joined(spec_json),
 }
 
 
@@ -60,11 +68,15 @@ async def provider(request: pytest.FixtureRequest) -> AsyncIterator[AnyProvider]
         await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0) for _ in range(2)
     ]
     provider = await asyncio.to_thread(ADAPTERS[request.param])
+    if isinstance(provider, Joined):
+        await provider.open()
     for region, server in zip(("sf", "tokyo"), silent, strict=True):
         port = server.sockets[0].getsockname()[1]
         provider.urls[region] = f"ws://127.0.0.1:{port}/v1/link"
     yield provider
     await provider.close()
+    if isinstance(provider, Joined):
+        await provider.send_away()
     for server in silent:
         server.close()
 
@@ -78,7 +90,7 @@ async def process_of(provider: AnyProvider, node: str) -> psutil.Process:
                 words = process.cmdline()
                 if node in words and not {*provider.urls.values()}.isdisjoint(words):
                     return process
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
     raise AssertionError(f"node {node} has no process")
 
 
@@ -88,7 +100,7 @@ async def exited(provider: AnyProvider, node: str) -> str:
             (seen,) = (n for n in await provider.nodes() if n.id == node)
             if seen.exited is not None:
                 return seen.exited
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
 
 
 async def test_a_node_runs_until_it_is_stopped(provider: AnyProvider) -> None:
@@ -118,7 +130,7 @@ async def test_a_node_dials_the_edge_of_its_region(provider: AnyProvider) -> Non
 
 
 async def test_a_node_that_cannot_be_asked_for_is_not_listed(provider: AnyProvider) -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises((KeyError, NoCapacity)):
         await provider.start(node("n1", "the moon"))
     assert list(await provider.nodes()) == []
 
@@ -141,18 +153,9 @@ async def test_a_hung_node_is_stopped_too(provider: AnyProvider) -> None:
     assert not process.is_running()
 
 
-async def test_only_a_worker_of_ours_is_admitted(provider: AnyProvider) -> None:
+async def test_a_secret_is_on_no_command_line(provider: AnyProvider) -> None:
     await provider.start(node("n1"))
-    assert not provider.admits("n1", "")
-    assert not provider.admits("n1", "guess")
-    assert not provider.admits("another", "")
-    local = isinstance(provider, LocalProvider)
-    secret = provider._secrets["n1"] if isinstance(provider, LocalProvider) else SECRETS.of("n1")
-    assert provider.admits("n1", secret)
-    assert local or not provider.admits("another", SECRETS.of("another"))
-    assert secret not in " ".join((await process_of(provider, "n1")).cmdline())
-    await provider.stop("n1")
-    assert not provider.admits("n1", secret)
+    assert sign("n1") not in " ".join((await process_of(provider, "n1")).cmdline())
 
 
 async def test_close_returns_everything(provider: AnyProvider) -> None:
@@ -160,5 +163,14 @@ async def test_close_returns_everything(provider: AnyProvider) -> None:
     await asyncio.gather(*(provider.start(node(name)) for name in names))
     processes = [await process_of(provider, name) for name in names]
     await provider.close()
+    if isinstance(provider, Joined):  # other controllers go on with them
+        assert all(process.is_running() for process in processes)
+        await asyncio.gather(*(provider.stop(name) for name in names))
     assert not any(process.is_running() for process in processes)
     assert list(await provider.nodes()) == []
+
+
+async def test_what_can_be_had_is_not_refused(provider: AnyProvider) -> None:
+    await provider.nodes()
+    assert provider.refusal(node("n1")) is None
+    assert provider.refusal(node("n2"), [node("n1")]) is None

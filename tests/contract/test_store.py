@@ -23,6 +23,8 @@ from understudy.core.fleet import (
     Deployment,
     EdgeRow,
     Link,
+    Machine,
+    Node,
     Placement,
     Request,
     Seat,
@@ -97,6 +99,7 @@ async def with_tables() -> str:
 
 async def up(store: Store, *names: str, **changes: Any) -> None:
     """Workers that have loaded."""
+    await store.beat(EdgeRow("edge-1", "sf", ""))
     for name in names:
         await store.rent(worker(name, **changes))
         await store.ready(name, 60.0)
@@ -387,6 +390,7 @@ async def test_racing_sessions_never_share_a_slot(store: Store, other: Store) ->
 
 
 async def test_a_worker_loads_is_ready_stops_and_is_gone(store: Store) -> None:
+    await store.beat(EdgeRow("edge-1", "sf", ""))
     made = worker("w", price_per_h=0.4)
     await store.rent(made)
     assert (await store.look()).workers == (made,)
@@ -504,6 +508,7 @@ async def test_an_edge_beats_for_as_long_as_it_lives(store: Store, other: Store)
 
 async def test_a_worker_is_used_by_the_edges_that_reach_it(store: Store) -> None:
     await store.beat(EdgeRow("edge-1", "sf", ""))
+    await store.beat(EdgeRow("edge-2", "tokyo", ""))
     await store.rent(worker("w"))
     assert await store.link(Link("w", "edge-2", 0.1))
     await store.ready("w", 60.0)
@@ -514,7 +519,7 @@ async def test_a_worker_is_used_by_the_edges_that_reach_it(store: Store) -> None
     assert await store.link(Link("w", "edge-1", 0.1))  # as measured anew
     fleet = await store.look()
     assert fleet.links == (Link("w", "edge-1", 0.1), Link("w", "edge-2", 0.1))
-    assert fleet.rtt_s() == {("sf", "sf"): 0.1}
+    assert fleet.rtt_s() == {("sf", "sf"): 0.1, ("tokyo", "sf"): 0.1}
     assert await store.place(request("s")) == Placement("w", 0)
     await store.unlink("w", "edge-1")
     fleet = await store.look()
@@ -581,6 +586,7 @@ async def test_who_begins_and_who_gives_back_never_both_win(store: Store, other:
 
 async def test_a_session_is_taken_on_by_another_edge(store: Store) -> None:
     await up(store, "w")
+    await store.beat(EdgeRow("edge-2", "tokyo", ""))
     await store.link(Link("w", "edge-2", 0.4))
     await come(store, "s", resume="hash", user="alice")
     await seat(store, "w", "s")
@@ -610,7 +616,8 @@ async def test_the_sessions_of_a_lost_edge_wait_for_another(store: Store) -> Non
     await store.meter([interval("s1", 0, 1, 200.0, worker="w")])
     assert await store.lose("edge-1", 500.0) == 3
     fleet = await store.look()
-    assert (fleet.seats, fleet.links) == ((), ())
+    assert fleet.links == ()
+    assert len(fleet.seats) == 2  # for now: an edge that is only mute may be at work there
     lost = {s.id: (s.edge, s.orphaned_s) for s in fleet.sessions}
     assert lost == dict.fromkeys(("s1", "s2", "s3"), ("", 500.0)) | {"other": ("edge-2", None)}
     assert await store.place(request("s1")) is None
@@ -623,6 +630,40 @@ async def test_the_sessions_of_a_lost_edge_wait_for_another(store: Store) -> Non
     _, rows = await store.history(0.0)
     ends = {s.id: (s.ended_s, s.reason) for s in rows if s.ended_s is not None}
     assert ends == {"s1": (200.0, "edge_lost"), "s3": (500.0, "edge_lost")}
+    assert (await store.look()).seats == ()
+    # Who comes back late all the same goes on, if he is not live elsewhere by then.
+    assert await store.adopt("user of s3", "hash", "edge-2", "sf") is None
+    back = await store.adopt("user of s1", "hash", "edge-2", "sf")
+    assert back is not None
+    assert (back.id, back.ended_s, back.reason, back.epoch) == ("s1", None, "", 1)
+
+
+async def test_an_edge_that_has_beaten_since_is_not_lost(store: Store) -> None:
+    edge = EdgeRow("edge-1", "sf", "")
+    await store.beat(edge)
+    await store.beat(edge)
+    await come(store, "s", resume="hash")
+    assert await store.lose("edge-1", 500.0, 1) == 0
+    assert [s.edge for s in (await store.look()).sessions] == ["edge-1"]
+    assert await store.adopt("user of s", "hash", "edge-1", "sf", orphan=True) is None
+    assert await store.lose("edge-1", 500.0, 2) == 1
+    assert await store.adopt("user of s", "hash", "edge-1", "sf", orphan=True) is not None
+
+
+async def test_the_seat_that_is_asked_for_is_given_if_it_is_free(store: Store) -> None:
+    await up(store, "w")
+    await come(store, "a", "b")
+    first = Seat("a", "w", 0, Role.LEAD, 0, "connect")
+    assert not await store.take(first, "edge-2")  # it is not that edge's session
+    assert await store.take(first, "edge-1")
+    assert not await store.take(first, "edge-1")
+    assert not await store.take(replace(first, session="b"), "edge-1")
+    assert not await store.take(replace(first, slot=1), "edge-1")  # it has a seat by now
+    assert await store.take(replace(first, session="b", slot=1), "edge-1")
+    await store.drain("w", True)
+    await store.release("b", "w", 1, "edge-1")
+    assert not await store.take(replace(first, session="b", slot=1, turn=1), "edge-1")
+    assert (await store.look()).seats == (first,)
 
 
 async def test_another_edges_session_is_ended_by_asking(store: Store) -> None:
@@ -644,6 +685,159 @@ async def test_when_a_worker_went_is_guessed_from_what_was_heard(store: Store) -
         await store.gone(name, None, "its node is no more")
     workers, _ = await store.history(0.0)
     assert {w.id: w.stopped_s for w in workers} == {"heard": 200.0, "unheard": 60.0, "loads": 50.0}
+
+
+# --- Machines that joined, and their orders ---
+
+
+def box(name: str, gpus: int = 1, cpus: int = 0, region: str = "sf", price: float = 0.0) -> Machine:
+    return Machine(name, region, gpus, cpus, price)
+
+
+def node(name: str, **changes: Any) -> Node:
+    return replace(Node(name, "m", "r1", "sf", started_s=50.0), **changes)
+
+
+async def wanted(store: Store, machine: str | None = None) -> list[str]:
+    return [order.node.id for order in await store.orders(machine) if order.wanted]
+
+
+async def test_a_machine_beats_for_as_long_as_it_is_offered(store: Store, other: Store) -> None:
+    await store.offer(box("b", gpus=8, cpus=2, price=0.4))
+    await store.offer(box("a"))
+    first = await other.machines()
+    assert first == [replace(box("a"), beat=1), replace(box("b", 8, 2, price=0.4), beat=1)]
+    await other.offer(box("a", gpus=2, region="tokyo"))  # by whichever edge it has dialled
+    a, b = await store.machines()
+    assert a == replace(box("a", gpus=2, region="tokyo"), beat=2)
+    assert b == first[1]
+    await store.withdraw("a")
+    await store.withdraw("a")  # again: nothing happens
+    assert await other.machines() == [b]
+
+
+async def test_an_order_goes_to_the_emptiest_machine_of_its_region(store: Store) -> None:
+    assert await store.order(node("n0"), light=False) is None
+    await store.offer(box("far", gpus=9, region="tokyo"))
+    assert await store.order(node("n0"), light=False) is None
+    await store.offer(box("one", gpus=1))
+    await store.offer(box("two", gpus=2))
+    assert [await store.order(node(f"n{k}"), light=False) for k in range(4)] == [
+        *("two", "one", "two"),
+        None,
+    ]
+    assert await store.order(node("n0"), light=False) == "two"  # asked again: the same
+    assert sorted(await wanted(store, "two")) == ["n0", "n2"]
+    assert [(o.node, o.light) for o in await store.orders("one")] == [(node("n1"), False)]
+
+
+async def test_places_on_gpus_and_on_cpus_are_counted_apart(store: Store) -> None:
+    await store.offer(box("b", gpus=1, cpus=2))
+    lights = (False, True, True)
+    assert [await store.order(node(f"n{k}"), light=on) for k, on in enumerate(lights)] == ["b"] * 3
+    for light in (False, True):
+        assert await store.order(node("more"), light=light) is None
+    kept = [(order.node.id, order.light) for order in await store.orders()]
+    assert kept == [("n0", False), ("n1", True), ("n2", True)]
+
+
+async def test_a_machine_that_leaves_gets_nothing_new_and_keeps_what_it_has(store: Store) -> None:
+    await store.offer(box("b", gpus=4))
+    await store.order(node("n0"), light=False)
+    await store.offer(box("b", gpus=0))
+    assert (await store.machines())[0].is_leaving
+    assert await store.order(node("n1"), light=False) is None
+    assert await wanted(store, "b") == ["n0"]
+
+
+async def test_an_order_that_is_cancelled_waits_for_the_machines_word(store: Store) -> None:
+    await store.offer(box("b", gpus=1))
+    await store.order(node("n0"), light=False)
+    assert await store.cancel("n0")
+    assert await store.cancel("n0")  # there still is something to stop
+    assert await wanted(store) == []
+    assert await store.order(node("n1"), light=False) is None  # its GPU is not free yet
+    await store.report("another", {}, ["n0"])  # which has nothing to say here
+    assert await store.cancel("n0")
+    await store.report("b", {}, ["n0"])
+    assert not await store.cancel("n0")
+    assert not await store.cancel("never")
+    assert await store.orders() == []
+    assert await store.order(node("n1"), light=False) == "b"
+
+
+async def test_what_was_not_cancelled_is_not_taken_for_stopped(store: Store) -> None:
+    await store.offer(box("b"))
+    await store.order(node("n0"), light=False)
+    await store.report("b", {}, ["n0"])
+    assert await wanted(store) == ["n0"]
+
+
+async def test_the_first_word_on_how_a_node_exited_counts(store: Store) -> None:
+    await store.offer(box("b"))
+    await store.order(node("n0"), light=False)
+    await store.report("another", {"n0": "a rumour"}, [])
+    await store.report("b", {"n0": "killed by signal 9"}, [])
+    await store.report("b", {"n0": "later words"}, [])
+    (order,) = await store.orders()
+    assert order.node == node("n0", exited="killed by signal 9")
+    assert not await store.cancel("n0")  # nothing is left to be stopped
+    assert await store.orders() == []
+
+
+async def test_what_a_lost_machine_ran_counts_as_exited(store: Store) -> None:
+    await store.offer(box("b", gpus=3))
+    for name in ("n0", "n1", "n2"):
+        await store.order(node(name), light=False)
+    await store.cancel("n1")
+    await store.report("b", {"n2": "killed by signal 9"}, [])
+    await store.withdraw("b")
+    assert {order.node.id: order.node.exited for order in await store.orders()} == {
+        "n0": "was on a machine that is no more",
+        "n1": "was on a machine that is no more",
+        "n2": "killed by signal 9",
+    }
+    for name in ("n0", "n1", "n2"):
+        assert not await store.cancel(name)
+    assert await store.orders() == []
+
+
+async def test_a_worker_costs_what_its_machine_does(store: Store) -> None:
+    for name in ("heavy", "light"):
+        await store.rent(worker(name, price_per_h=0.1))
+    await store.offer(box("b", gpus=1, cpus=1, price=2.5))
+    await store.order(node("heavy"), light=False)
+    await store.order(node("light"), light=True)
+    prices = {w.id: w.price_per_h for w in (await store.look()).workers}
+    assert prices == {"heavy": 2.5, "light": 0.1}
+
+
+async def test_of_those_who_order_the_last_gpu_at_once_one_gets_it(
+    store: Store, other: Store
+) -> None:
+    await store.offer(box("b", gpus=3))
+    for number in range(10):
+        await store.offer(box("b", gpus=number + 1))
+        got = await asyncio.gather(
+            *(
+                ours.order(node(f"n{number}-{k}"), light=False)
+                for k, ours in enumerate((store, other, store, other))
+            )
+        )
+        assert sorted(map(str, got)) == ["None", "None", "None", "b"]
+    assert len(await wanted(store, "b")) == 10
+
+
+async def test_an_order_and_its_cancellation_at_once_leave_no_stray(
+    store: Store, other: Store
+) -> None:
+    await store.offer(box("b", gpus=20))
+    for number in range(10):
+        name = f"n{number}"
+        _, cancelled = await asyncio.gather(
+            store.order(node(name), light=False), other.cancel(name)
+        )
+        assert (name in await wanted(store)) is not cancelled
 
 
 # --- What is learnt and shipped ---
@@ -1069,6 +1263,7 @@ class Runs(RuleBasedStateMachine):
         self.database = self.run(with_tables()) if self.adapter == "postgresql" else ""
         where = postgres().url(self.database) if self.database else ":memory:"
         self.store = self.run(open_store(where))
+        self.run(self.store.beat(EdgeRow("edge-1", "sf", "")))
         self.rows: dict[str, SessionRow] = {}  # all there ever were
         self.live: dict[str, SessionRow] = {}
         self.workers: dict[str, Worker] = {}

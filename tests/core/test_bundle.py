@@ -61,6 +61,14 @@ def test_everything_is_read(folder: Path) -> None:
     )
 
 
+def test_silence_may_be_skipped_and_nobody_covers_for_a_listener(folder: Path) -> None:
+    (folder / "voice.toml").write_text(ENGINE + "skip_silence = true\n")
+    assert read_bundle(folder).skip_silence
+    (folder / "voice.toml").write_text(ENGINE + 'kind = "listen"\nunderstudy = "natural-up"\n')
+    with pytest.raises(ConfigError, match="nobody can cover for a listener"):
+        read_bundle(folder)
+
+
 def test_one_line_is_enough_and_a_twin_has_another_name(folder: Path) -> None:
     bundle = read_bundle(folder)
     assert (bundle.name, bundle.title, bundle.kind) == ("miku", "miku", "convert")
@@ -239,6 +247,6 @@ def test_nowhere_to_copy_to(folder: Path, tmp_path: Path) -> None:
         install(read_bundle(folder), tmp_path / "file")
 
 
-@pytest.mark.parametrize("name", ["helium", "telephone"])
+@pytest.mark.parametrize("name", ["helium", "telephone", "speech-or-silence"])
 def test_the_examples_are_bundles(name: str) -> None:
     assert read_bundle(EXAMPLES / name).name == name

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from understudy.config import ConfigFile, check_params, parse, template
+from understudy.config_providers import NodeKind, ProviderSpec, Region, link_of
 from understudy.core.errors import BadParams, ConfigError, UnknownVoice
 from understudy.core.policy_view import Rules
 from understudy.core.wire import Control
@@ -24,10 +25,12 @@ def test_the_shipped_file_has_the_promised_voices() -> None:
         "natural-up",
         "natural-down",
         "mirror",
+        "listener",
         "miku",
         "miku-dev",
         "teto",
     ]
+    assert config.models["listener"].kind == "listen"
     assert config.voice("chipmunk").params["pitch"] == 7
     with pytest.raises(UnknownVoice, match="chipmunk"):
         config.voice("nobody")
@@ -190,3 +193,107 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="pass --data"):
         ConfigFile.of_data(tmp_path / "file" / "data")
+
+
+LISTENING = """
+[models.ears]
+kind = "{kind}"
+engine = "understudy.models.listener:Listener"
+
+[models.pitch]
+engine = "understudy.models.pitch:PitchModel"
+workers = 1
+
+[voices.ears]
+model = "ears"
+{understudy}
+
+[voices.high]
+model = "pitch"
+"""
+
+
+def test_nobody_covers_for_a_listener() -> None:
+    config = parse(LISTENING.format(kind="listen", understudy=""), "f")
+    assert config.understudy_of(config.voice("ears")) is None
+    converting = parse(LISTENING.format(kind="convert", understudy=""), "f")
+    assert converting.understudy_of(converting.voice("ears")) == converting.voice("high")
+    with pytest.raises(ConfigError, match="nobody can cover"):
+        parse(LISTENING.format(kind="listen", understudy='understudy = "high"'), "f")
+    with pytest.raises(ConfigError, match="kind must be one of"):
+        parse(LISTENING.format(kind="sing", understudy=""), "f")
+
+
+PROVIDERS = """
+[fleet]
+provider = "ray"
+name = "prod"
+max_nodes = 4
+[providers.ray]
+address = "10.0.0.1:6379"
+gpus = 1
+price_per_h = 0.5
+[providers.ray.models.m]
+gpus = 0.5
+boot_s = 12
+resources = { L4 = 1 }
+[providers.ray.regions.sf]
+edge = "wss://sf.example.com"
+resource = "sf"
+"""
+
+
+def test_a_provider_has_defaults_for_its_nodes_and_what_differs() -> None:
+    config = parse(MODEL + PROVIDERS, "t")
+    spec = config.provider
+    assert (spec.name, spec.fleet, spec.options) == ("ray", "prod", {"address": "10.0.0.1:6379"})
+    assert spec.kind("other") == NodeKind(gpus=1.0, price_per_h=0.5)
+    assert spec.kind("m") == NodeKind(gpus=0.5, resources={"L4": 1.0}, price_per_h=0.5, boot_s=12.0)
+    assert spec.kind("m").loads_on == "cuda"
+    assert NodeKind().loads_on == "cpu"
+    assert spec.regions == {"sf": Region("wss://sf.example.com", "sf")}
+    assert link_of(spec.regions["sf"].edge) == "wss://sf.example.com/v1/link"
+    assert config.rules.max_nodes == 4
+    assert parse("", "t").provider == ProviderSpec("local", "main")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("fleet = 3", r"\[fleet\] must be a table"),
+        ('[fleet]\nprovider = "cloud"', "one of local, join, ray, skypilot, not 'cloud'"),
+        ('[fleet]\nname = "A_B"', "name must be up to 31"),
+        ("providers = 3", "providers must be tables"),
+        ("[providers.cloud]", r"\[providers.cloud\] is unknown"),
+        ("[providers]\nray = 3", r"\[providers.ray\] must be a table, not 3"),
+        ("[providers.ray]\npython = 1", "unknown key 'python'; known: address"),
+        ("[providers.ray]\naddress = 1", "address must be a string in quotes, not 1"),
+        ("[providers.ray]\nautoscales = 1", "autoscales must be true or false"),
+        ("[providers.ray]\npending_s = 0", "pending_s must be above 0"),
+        ("[providers.ray]\ngpus = -1", "gpus must not be negative"),
+        ("[providers.ray]\ngpus = nan", "gpus must be a number"),
+        ("[providers.ray]\nresources = { a = 'x' }", "resources.a must be a number"),
+        ("[providers.ray.models.m]\naddress = 'x'", r"\[providers.ray.models.m\]: unknown key"),
+        ("[providers.ray.regions.s_f]", "no name of a region"),
+        ("[providers.ray.regions.sf]\nedge = 'sf'", "edge must be a URL"),
+        ("[providers.ray.regions.sf]\nplaces = ['A B']", "places must be like"),
+        ("[providers.ray.regions.sf]\nplace = 'a'", "unknown key 'place'; known: edge"),
+        ("[providers.skypilot]\naccelerators = 'L4:x'", "accelerators must be like"),
+        ('[fleet]\nprovider = "skypilot"', "each region needs the clouds to rent in"),
+    ],
+)
+def test_what_a_provider_cannot_have(text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        parse(text, "t")
+
+
+def test_silence_is_skipped_where_it_can_be_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = MODEL + '\n[voices.v]\nmodel = "m"\nskip_silence = {value}\n'
+    assert parse(text.format(value="true"), "f").voice("v").skip_silence
+    assert not parse(text.format(value="false"), "f").voice("v").skip_silence
+    with pytest.raises(ConfigError, match="skip_silence must be true or false"):
+        parse(text.format(value=1), "f")
+    monkeypatch.setattr("understudy.config.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'understudy\[onnx\]'"):
+        parse(text.format(value="true"), "f")
+    assert not parse(text.format(value="false"), "f").voice("v").skip_silence

@@ -42,7 +42,8 @@ class Seats:
         if self.state is State.NEW:
             events.add(Event.START)
         if self.state is State.DETACHED:
-            events = (events - {Event.STOP}) | {Event.RESUME}
+            back = Event.RESUME if self.performs or self.comes else Event.RESUME_SEATLESS
+            events = (events - {Event.STOP}) | {back}
         if not self.comes and (self.state, Event.SLOT) in TABLE:
             events.add(Event.SLOT)
         if self.comes and not self.opened:
@@ -68,8 +69,8 @@ class Seats:
         self.state, effects = advance(self.state, event)
         for effect in effects:
             if effect is Effect.REJOIN:
-                assert self.performs or self.comes
-                self.performs, self.comes, self.opened = False, True, False
+                held = self.performs or self.comes
+                self.performs, self.comes, self.opened = False, held, False
             elif effect is Effect.PROMOTE:
                 assert self.comes
                 assert self.opened
@@ -101,6 +102,8 @@ def test_the_seats_fit_the_state_whatever_happens(data: st.DataObject) -> None:
                 assert (seats.performs, seats.comes) == (True, False)
             case State.MOVING:
                 assert (seats.performs, seats.comes) == (True, True)
+            case State.DETACHED:
+                assert not (seats.performs and seats.comes)
             case _:
                 assert seats.performs != seats.comes
 

@@ -45,10 +45,9 @@ def test_a_node_without_a_worker_is_discarded() -> None:
 
 
 def test_a_worker_without_a_node_is_lost() -> None:
-    verdict, memory = supervise(
-        [node("a")], [worker("a"), worker("b")], [], Rules(), 100.0, Memory()
-    )
-    assert verdict.lost == (worker("b"),)
+    lost = replace(worker("b"), linked=False)
+    verdict, memory = supervise([node("a")], [worker("a"), lost], [], Rules(), 100.0, Memory())
+    assert verdict.lost == (lost,)
     assert memory.crashes == {}  # the model is not to blame
 
 
@@ -110,7 +109,7 @@ def test_what_is_left_is_one_worker_a_node(
     run: set[str], exited: set[str], owned: set[str]
 ) -> None:
     nodes = [node(name, "exited" if name in exited else None) for name in sorted(run | exited)]
-    workers = [worker(name) for name in sorted(owned)]
+    workers = [replace(worker(name), linked=False) for name in sorted(owned)]
     verdict, _ = supervise(nodes, workers, [], Rules(), 100.0, Memory())
     discarded, lost = {n.id for n in verdict.discard}, {w.id for w in verdict.lost}
     assert not discarded & lost
@@ -157,14 +156,31 @@ def test_an_edge_is_dead_once_it_beats_no_more() -> None:
         assert [edge.name for edge in verdict.dead] == (["one"] if second >= 6 else [])
 
 
+def test_a_slow_look_finds_the_dead_all_the_same() -> None:
+    """The store is far: a look takes longer than what would else be called blind."""
+    rules, memory = Rules(), Memory()
+    one, two = EdgeRow("one", "sf", "", beat=7), EdgeRow("two", "sf", "")
+    dead = []
+    for look in range(6):
+        edges = [one, replace(two, beat=look)]
+        verdict, memory = supervise([], [], edges, rules, 100.0 + 4.0 * look, memory)
+        dead.append([edge.name for edge in verdict.dead])
+    assert dead == [[], [], [], ["one"], ["one"], ["one"]]
+
+
 def test_who_was_blind_himself_takes_nobody_for_dead() -> None:
     """The store was away for a minute: nobody could say that he lives."""
     rules, memory = Rules(), Memory()
     away = replace(worker("a"), linked=False)
     edge = EdgeRow("one", "sf", "", beat=7)
-    for now in (100.0, 101.0, 161.0, 162.0, 163.0):
+    for now in (100.0, 101.0, 161.0, 162.0, 163.0, 164.0):
         verdict, memory = supervise([node("a")], [away], [edge], rules, now, memory)
         assert (verdict.discard, verdict.dead) == ((), ())
-    for now in (164.0, 165.0):
-        verdict, memory = supervise([node("a")], [away], [edge], rules, now, memory)
+    verdict, memory = supervise([node("a")], [away], [edge], rules, 164.5, memory)
     assert verdict.dead == (edge,)
+
+
+def test_a_worker_that_edges_reach_is_not_lost_with_who_started_it() -> None:
+    loads = replace(worker("loads"), state=WorkerState.LOADING, linked=False)
+    verdict, _ = supervise([], [worker("at work"), loads], [], Rules(), 100.0, Memory())
+    assert verdict.lost == (loads,)

@@ -1,7 +1,7 @@
 """The wire against the golden vectors, and against nonsense."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,28 @@ def test_link_records_are_written_and_read_as_the_vectors_say(vector: dict[str, 
     (record,) = wire.decode_records(bytes.fromhex(vector["hex"]))
     assert (record.slot, record.position) == (vector["slot"], vector["position"])
     assert bytes(record.pcm) == pcm
+
+
+@pytest.mark.parametrize("vector", named("labels"))
+def test_labels_on_the_link_are_written_and_read_as_the_vectors_say(vector: dict[str, Any]) -> None:
+    raw = json.loads(vector["text"])
+    heard = wire.decode_labels(raw)
+    assert [list(one) for one in heard] == [[vector["slot"], *one] for one in vector["heard"]]
+    assert json.loads(json.dumps(wire.encode_labels(vector["slot"], heard))) == raw
+    for nonsense in ([1, 0, "x", 0.5, True], [0, 1, "x", "high", True], [0, 1, "x", 0.5]):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            wire.decode_labels({"slot": 0, "events": [nonsense]})
+
+
+def test_an_older_server_has_converters_only() -> None:
+    live = {"type": "live", "session": "s", "role": "lead", "voice": "v", "resume": "r"}
+    event = wire.decode_event(json.dumps({**live, "latency_ms": 1.0, "latency_samples": 24}))
+    assert isinstance(event, wire.Live)
+    assert event.kind == "convert"
+    usage = {"type": "usage", "session": "s", "lead_s": 1.0, "understudy_s": 0.0, "silent_s": 0.0}
+    told = wire.decode_event(json.dumps(usage))
+    assert isinstance(told, wire.Usage)
+    assert told.skipped_s == 0.0
 
 
 def test_a_start_survives_the_trip() -> None:
@@ -108,3 +130,15 @@ def test_a_card_without_sense_is_refused() -> None:
             wire.Card.parse(card.dump() | change)
     with pytest.raises(LinkError):
         wire.Card.parse({"frame": 1})
+
+
+def test_a_card_from_before_listeners_is_a_converters() -> None:
+    old = {"sample_rate": 24_000, "frame": 240, "latency": 0, "context_s": 1.0, "slots": 4}
+    card = wire.Card.parse({**old, "controls": {}, "alignment": 1})
+    assert (card.kind, card.listens, card.labels) == ("convert", False, ())
+    listener = wire.Card(16_000, 160, 0, 3.7, 4, alignment=160, kind="listen", labels=("a", "b"))
+    assert wire.Card.parse(json.loads(json.dumps(listener.dump()))) == listener
+    assert listener.listens
+    assert not listener.can_follow(replace(listener, kind="convert"))
+    with pytest.raises(LinkError):
+        wire.Card.parse(listener.dump() | {"kind": "sing"})

@@ -131,3 +131,19 @@ def test_a_stalled_main_thread_costs_no_sound(stage: Stage, tmp_path: Path) -> N
     body = slice(answered[0], answered[-1])
     assert body.stop - body.start > 2 * rate
     np.testing.assert_allclose(both[body, 0], both[body, 1], atol=2 / 32768)
+
+
+def test_a_listener_shows_what_it_hears(stage: Stage) -> None:
+    stage.pick("Speech or silence")
+    stage.start()
+    stage.expect_state("Listening")
+    heard = stage.page.get_by_role("paragraph").filter(has_text="Heard")
+    expect(heard.locator("strong")).to_have_text("speech", timeout=PATIENCE_MS)
+    # What a screen reader is told, politely.
+    aloud = stage.page.locator("[aria-live=polite]").filter(has_text="speech")
+    expect(aloud).to_have_count(1, timeout=PATIENCE_MS)
+    expect(heard.locator("strong")).to_have_text("silence", timeout=PATIENCE_MS)
+    expect(stage.page.get_by_role("meter", name="Voice level")).to_be_hidden()
+    expect(stage.page.get_by_role("slider", name="Threshold")).to_have_value("0.5")
+    stage.stop()
+    expect(stage.page.get_by_text("silent 0.0 s")).to_be_visible()

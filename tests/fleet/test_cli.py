@@ -14,6 +14,7 @@ import soundfile
 
 from tests.fleet.test_stream import babble
 from tests.server import Server
+from tests.speech import speech
 
 
 def understudy(*arguments: object, data: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +70,8 @@ def test_voices(server: Server, tmp_path: Path) -> None:
     assert "chipmunk" in table.stdout
     listed = json.loads(understudy("voices", "--url", server.url, "--json", data=tmp_path).stdout)
     ready = {voice["name"] for voice in listed["voices"] if voice["ready"]}
-    assert ready == {"chipmunk", "giant", "robot", "natural-up", "natural-down", "mirror"}
+    always_on = {"chipmunk", "giant", "robot", "natural-up", "natural-down", "mirror", "listener"}
+    assert ready == always_on
     # Without a server, those of the file.
     alone = understudy("voices", "--url", "http://127.0.0.1:9", "--json", data=tmp_path)
     assert {voice["ready"] for voice in json.loads(alone.stdout)["voices"]} == {False}
@@ -80,9 +82,27 @@ def test_status(server: Server, tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "pitch" in shown.stdout
     state = json.loads(understudy("status", "--url", server.url, "--json", data=tmp_path).stdout)
-    assert {worker["model"] for worker in state["workers"]} == {"pitch", "mirror"}
+    assert {worker["model"] for worker in state["workers"]} == {"pitch", "mirror", "listener"}
     away = understudy("status", "--url", "http://127.0.0.1:9", data=tmp_path)
     assert "start one" in away.stderr
+
+
+def test_a_listener_prints_its_labels(server: Server, tmp_path: Path) -> None:
+    said = np.concatenate([np.zeros(8000, np.int16), speech(16_000)[:48_000]])
+    soundfile.write(tmp_path / "in.wav", said, 16_000)
+    done = understudy(
+        *("stream", tmp_path / "in.wav", "--voice", "listener"),
+        *("--url", server.url, "--user", "listened"),
+        data=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "silence (" in done.stderr
+    assert "speech (" in done.stderr
+    told = understudy(
+        *("convert", tmp_path / "in.wav", tmp_path / "o.wav", "--voice", "listener"), data=tmp_path
+    )
+    assert told.returncode == 1
+    assert "understudy stream FILE --voice listener" in " ".join(told.stderr.split())
 
 
 def test_usage(server: Server, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -54,10 +54,17 @@ class Datacentre:
         self.there: dict[str, Node] = {}
         self.started = self.stopped = 0
         self.full = False  # nothing can be rented
+        self.room: int | None = None  # so many nodes are free, and that is known
+        self.leaving: set[str] = set()
         self.gate: asyncio.Event | None = None  # starts and stops take until it is set
+
+    def refusal(self, node: Node, ahead: Iterable[Node] = ()) -> str | None:
+        asked = len(self.there) + sum(other.id not in self.there for other in ahead)
+        return "no GPU is free" if self.room is not None and asked >= self.room else None
 
     async def start(self, node: Node) -> None:
         assert node.id not in self.there
+        assert self.refusal(node) is None
         self.started += 1
         if self.gate is not None:
             await self.gate.wait()
@@ -72,10 +79,12 @@ class Datacentre:
         self.there.pop(node, None)
 
     async def nodes(self) -> Sequence[Node]:
-        return list(self.there.values())
+        return [replace(node, leaving=node.id in self.leaving) for node in self.there.values()]
 
     async def close(self) -> None:
         self.there.clear()
+
+    async def leave(self) -> None: ...
 
     def kill(self, node: str) -> None:
         self.there[node] = replace(self.there[node], exited="killed by signal 9")
@@ -390,6 +399,39 @@ async def test_a_provider_that_has_nothing_is_asked_ever_more_rarely(world: Worl
     assert len(await world.workers("pitch")) == 1
 
 
+async def test_what_is_known_not_to_be_had_leaves_no_rows_and_is_said_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.wanted, world.provider.room = [replace(KEPT, keep=3)], 1
+    controller = world.controller()
+    await world.live(controller, 100.0)
+    assert world.provider.started == 1
+    assert len((await world.store.history(0.0))[0]) == 1
+    said = [text for text in caplog.messages if "is not started: no GPU is free" in text]
+    assert len(said) == 1
+    world.provider.room = 2
+    await world.look(controller)  # at once: nothing has failed
+    assert (len(await world.workers("pitch")), world.provider.started) == (2, 2)
+    world.provider.room = 9
+    await world.live(controller, 3.0)
+    assert len(await world.workers("pitch")) == 3
+
+
+async def test_who_is_on_a_node_that_is_about_to_leave_is_moved(world: World) -> None:
+    controller = world.controller()
+    await world.come("alice")
+    await world.live(controller, 5.0)
+    (old,) = await world.workers()
+    world.provider.leaving.add(old.id)
+    await world.live(controller, 15.0)
+    (new,) = await world.workers()
+    assert new.id != old.id
+    assert await world.seats() == {"alice": [(new.id, Role.LEAD)]}
+    assert list(world.provider.there) == [new.id]
+    (reason,) = {w.reason for w in (await world.store.history(0.0))[0] if w.id == old.id}
+    assert reason == "not needed"
+
+
 async def test_what_is_being_rented_is_not_rented_twice_nor_taken_for_lost(world: World) -> None:
     world.wanted, world.provider.gate = [KEPT], asyncio.Event()
     controller = world.controller()
@@ -497,6 +539,7 @@ class Line:
     def __init__(self, behind: Any, fault: Fault) -> None:
         self._behind, self._fault = behind, fault
         self.name = getattr(behind, "name", "")
+        self.refusal = getattr(behind, "refusal", None)  # nothing goes over the line for it
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return partial(self._fault.through, getattr(self._behind, name))

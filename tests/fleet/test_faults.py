@@ -330,3 +330,80 @@ async def test_a_locked_database_locks_no_user_out(start: Start) -> None:
         other.close()
     async with asyncio.timeout(30), Client(server.url).stream("mirror", "alice") as stream:
         assert isinstance(await anext(aiter(stream)), wire.Live)
+
+
+async def test_a_worker_that_answers_too_late_is_emptied(start: Start) -> None:
+    """Most of the time it is away: a neighbour on its machine takes it."""
+    server = start(config=SMALL.format(slots=1).replace("workers = 1", "workers = 2"))
+    async with (
+        Client(server.url).stream("mirror", "a", RATE_HZ) as first,
+        Client(server.url).stream("mirror", "b", RATE_HZ) as second,
+    ):
+        talkers = [Talker(first), Talker(second)]
+        for talker in talkers:
+            await talker.until_heard(0.2)
+        seats = {s["user"]: s["worker"] for s in json.loads(server.get("/v1/status"))["sessions"]}
+        (slow,) = [one for one in server.workers() if seats["a"] in one.cmdline()]
+
+        async def hinder() -> None:
+            while slow.is_running():
+                slow.suspend()
+                await asyncio.sleep(0.5)
+                slow.resume()
+                await asyncio.sleep(0.1)
+
+        hindering = asyncio.create_task(hinder())
+        await asyncio.to_thread(server.wait_for, f"{seats['a']} answers too late")
+        async with asyncio.timeout(30):
+            while {s["worker"] for s in json.loads(server.get("/v1/status"))["sessions"]} & {
+                seats["a"],
+                None,
+            }:
+                await asyncio.sleep(0.05)
+        hindering.cancel()
+        await talkers[0].until_heard(0.2)
+        for talker in talkers:
+            await talker.stop()
+
+
+KILLER = """
+from understudy.models.mirror import MirrorModel
+
+class Killer(MirrorModel):
+    def step(self, frames, active):
+        if frames.max() > 0.9:
+            import os
+            os.abort()
+        return super().step(frames, active)
+"""
+
+
+async def test_a_session_that_kills_every_worker_is_stopped_and_the_others_are_not(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "killer.py").write_text(KILLER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    config = SMALL.format(slots=4).replace("understudy.models.mirror:MirrorModel", "killer:Killer")
+    server = start(config=config.replace("workers = 1", "workers = 3"))
+    async with Client(server.url).stream("mirror", "good", RATE_HZ) as stream:
+        good = Talker(stream)
+        await good.until_heard(0.2)
+        shout = np.full(CHUNK, 32_000, "<i2").tobytes()
+        async with Client(server.url).stream("mirror", "bad", RATE_HZ) as other:
+
+            async def shout_on() -> None:
+                while True:
+                    await other.send(shout)
+                    await asyncio.sleep(CHUNK / RATE_HZ)
+
+            shouting = asyncio.create_task(shout_on())
+            with pytest.raises(Refused) as caught:
+                async with asyncio.timeout(100):
+                    async for _ in other:
+                        pass
+            shouting.cancel()
+        assert caught.value.code == "model_failed"
+        assert "in a row" in caught.value.message
+        await good.until_heard(1.0)
+        assert not any(isinstance(event, wire.Ended) for event in good.events)
+        await good.stop()

@@ -285,4 +285,4 @@ def test_a_worker_that_nobody_started_is_turned_away(server: Server) -> None:
             peer.frame(TEXT, message.encode())
             assert peer.close_code() >= 1007
     status = json.loads(get(server, "/v1/status")[1])
-    assert len(status["workers"]) == 2
+    assert len(status["workers"]) == 3  # and none more

@@ -4,6 +4,7 @@ Strangers are told apart by what a trusted proxy says of them (X-Forwarded-For),
 has addresses of its own, and real limits hold although all of it comes from this machine.
 """
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -22,6 +23,8 @@ from tests.fleet.raw import BINARY, CONTINUATION, TEXT, Raw
 from tests.fleet.test_check import written
 from tests.fleet.test_cli import understudy
 from tests.server import SMALL, Server
+from understudy.client import Client, Refused
+from understudy.edge.http1 import plain
 from understudy.tokens import Keys
 
 OLD, NEW = (
@@ -362,9 +365,10 @@ def test_who_says_nothing_or_little_is_cut_and_holds_nobody_up(fort: Server) -> 
             peer = socket.create_connection(("127.0.0.1", fort.port), timeout=30)
             peer.sendall(beginning)
             slow.append(peer)
-    # A head whose request was answered, and then nothing but line ends.
     after = socket.create_connection(("127.0.0.1", fort.port), timeout=30)
-    after.sendall(head("GET /healthz HTTP/1.1") + b"\r\n")
+    after.sendall(head("GET /healthz HTTP/1.1"))
+    assert after.recv(4096).startswith(b"HTTP/1.1 200")
+    after.sendall(b"\r\n")  # no request begins, and none is waited for any more
     alive(fort)
     assert ask(fort, "/v1/voices")[0] == 200
     for peer in [*slow, after]:
@@ -422,6 +426,25 @@ def test_who_connects_too_often_waits(fort: Server) -> None:
     asked = [ask(fort, "/v1/voices", X_Forwarded_For="192.0.2.22")[0] for _ in range(60)]
     assert asked[:40] == [200] * 40
     assert asked.count(429) >= 5
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "retryable"), [(429, "overloaded", True), (403, "forbidden", False)]
+)
+async def test_the_python_client_says_why_it_is_turned_away(
+    status: int, code: str, retryable: bool
+) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(plain(status, "not today"))
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(Refused, match="not today") as caught:
+            async with Client(f"http://127.0.0.1:{port}").stream("mirror", "alice"):
+                pass
+        assert (caught.value.code, caught.value.retryable) == (code, retryable)
 
 
 def test_a_user_who_connects_too_often_is_told_so_from_wherever(fort: Server) -> None:

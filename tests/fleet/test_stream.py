@@ -210,13 +210,16 @@ async def test_the_client_in_the_docs_works(server: Server, tmp_path: Path) -> N
 
 async def test_voices_are_listed_with_what_their_sliders_may_do(server: Server) -> None:
     voices = {voice["name"]: voice for voice in await Client(server.url).voices()}
-    always_on = {"chipmunk", "giant", "robot", "natural-up", "natural-down", "mirror"}
+    always_on = {"chipmunk", "giant", "robot", "natural-up", "natural-down", "mirror", "listener"}
     assert {name for name, voice in voices.items() if voice["ready"]} == always_on
     assert {voices[name]["understudy"] for name in always_on} == {None}
     assert set(voices) - always_on == {"miku", "miku-dev", "teto"}
     assert voices["miku"]["understudy"] == "chipmunk"
     assert voices["chipmunk"]["controls"]["pitch"]["unit"] == "semitones"
     assert voices["mirror"]["controls"] == {}
+    assert (voices["mirror"]["kind"], voices["mirror"]["labels"]) == ("convert", [])
+    assert (voices["listener"]["kind"], voices["listener"]["sample_rate"]) == ("listen", 16_000)
+    assert voices["listener"]["labels"] == ["silence", "speech"]
     assert voices["chipmunk"]["latency_ms"] <= 50
 
 

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { display, stepFor } from "../src/app/format.ts";
+import { LabelTrack } from "../src/app/label-track.ts";
 import { extrapolate } from "../src/app/progress.ts";
 import { Timeline } from "../src/app/timeline.ts";
 import { totalSeconds } from "../src/app/today.ts";
@@ -14,9 +15,9 @@ describe("words", () => {
     expect(title({ name: "queued", position: 2, etaS: 8 })).toBe("Queued: 2nd");
     expect(words({ name: "queued", position: 2, etaS: 8 }, "C").detail).toBe("About 8 s.");
     expect(title({ name: "loading", progress: 0.4, etaS: null })).toBe("Loading 40 %");
-    expect(title({ name: "live", role: "lead", voice: "c", latencyMs: 20, lead: null })).toBe(
-      "Live",
-    );
+    expect(
+      title({ name: "live", role: "lead", voice: "c", latencyMs: 20, listens: false, lead: null }),
+    ).toBe("Live");
     const lost = { name: "reconnecting", attempt: 2, retryInMs: 0 } as const;
     expect(title({ ...lost, to: null })).toBe("Reconnecting");
     expect(title({ ...lost, to: "tokyo" })).toBe("Reconnecting… to tokyo");
@@ -30,8 +31,23 @@ describe("words", () => {
     );
   });
 
+  it("says that a listener listens", () => {
+    const live = { name: "live", role: "lead", voice: "l", latencyMs: 10, lead: null } as const;
+    expect(words({ ...live, listens: true }, "Speech or silence")).toEqual({
+      title: "Listening",
+      detail: "Speech or silence hears you.",
+      tone: "live",
+    });
+  });
+
   it("says who performs, and why it is not the lead", () => {
-    const live = { name: "live", role: "understudy", voice: "miku", latencyMs: 40 } as const;
+    const live = {
+      name: "live",
+      role: "understudy",
+      voice: "miku",
+      latencyMs: 40,
+      listens: false,
+    } as const;
     const detail = (lead: Coming | null) => words({ ...live, lead }, "Miku").detail;
     expect(words({ ...live, lead: null }, "Miku")).toEqual({
       title: "Live: the understudy performs",
@@ -51,8 +67,11 @@ describe("words", () => {
       "Miku’s GPUs are full: you are 2nd in line, about 40 s.",
     );
     expect(takenOver("Miku").title).toBe("Live: Miku performs");
-    expect(minutes({ leadS: 75.4, understudyS: 4.2, silentS: 0 })).toBe(
+    expect(minutes({ leadS: 75.4, understudyS: 4.2, silentS: 0, skippedS: 0 })).toBe(
       "lead 1:15 · understudy 0:04 · silent 0.0 s",
+    );
+    expect(minutes({ leadS: 75.4, understudyS: 0, silentS: 0, skippedS: 62 })).toBe(
+      "lead 1:15 · understudy 0:00 · silent 0.0 s · skipped 1:02",
     );
   });
 
@@ -137,6 +156,44 @@ describe("sliders", () => {
     expect(display(3, pitch)).toBe("+3.0");
     expect(display(-3.5, pitch)).toBe("−3.5");
     expect(display(1.25, ratio)).toBe("1.25");
+  });
+});
+
+describe("LabelTrack", () => {
+  const label = (name: string, fromBlock: number, atBlock: number, lasts: boolean) => ({
+    label: name,
+    score: 0.9,
+    lasts,
+    fromBlock,
+    atBlock,
+  });
+  const places = (track: LabelTrack, from: number, to: number) =>
+    track.spans(from, to).map((span) => [span.label, span.from, span.to]);
+
+  it("draws what lasts up to the next label, and the last one up to now", () => {
+    const track = new LabelTrack();
+    track.push(label("silence", 0, 20, true), true);
+    track.push(label("speech", 50, 54, true), false);
+    track.push(label("silence", 90, 110, true), true);
+    expect(places(track, 0, 200)).toEqual([
+      ["silence", 0, 50],
+      ["speech", 50, 90],
+      ["silence", 90, 200],
+    ]);
+    expect(places(track, 95, 200)).toEqual([["silence", 90, 200]]);
+    expect(track.spans(0, 200).map((span) => span.quiet)).toEqual([true, false, true]);
+    track.clear();
+    expect(places(track, 0, 200)).toEqual([]);
+  });
+
+  it("draws a word where it was said, and not over the word before it", () => {
+    const track = new LabelTrack();
+    track.push(label("yes", 100, 160, false), false);
+    track.push(label("no", 140, 240, false), false);
+    expect(places(track, 0, 500)).toEqual([
+      ["yes", 100, 160],
+      ["no", 160, 240],
+    ]);
   });
 });
 

@@ -181,6 +181,29 @@ describe("Relay", () => {
   });
 });
 
+describe("labels", () => {
+  it("lie where their samples were captured, dropped frames and all", () => {
+    const relay = new Relay(16_000);
+    for (const position of [16_000, 16_160, 48_000, 48_160]) {
+      relay.captured(position, tone(100, 160), true);
+    }
+    const event = {
+      type: "label",
+      session: "s",
+      label: "speech",
+      score: 0.9,
+      lasts: true,
+    } as const;
+    expect(relay.labelled({ ...event, from_sample: 160, at_sample: 480 })).toEqual({
+      label: "speech",
+      score: 0.9,
+      lasts: true,
+      fromBlock: 101,
+      atBlock: 301,
+    });
+  });
+});
+
 describe("Recorder", () => {
   it("leaves silence where no answer came", () => {
     const recorder = new Recorder(RATE);

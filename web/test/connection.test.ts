@@ -98,6 +98,28 @@ describe("Connection", () => {
     });
   });
 
+  it("passes a listener's labels on, and waits for no audio of it", () => {
+    const connection = make();
+    connection.connect(0);
+    connection.opened(0);
+    const listening = wire({ ...LIVE, kind: "listen" });
+    expect(states(connection.received(listening, 5))[0]).toMatchObject({ listens: true });
+    const label = {
+      type: "label",
+      session: "s1",
+      label: "speech",
+      score: 0.9,
+      at_sample: 480,
+      from_sample: 160,
+      lasts: true,
+    };
+    const actions = connection.received(JSON.stringify(label), 10);
+    expect(actions).toEqual([{ do: "event", event: label }]);
+    for (let now = 20; now < 800; now += 10) connection.sentAudio(now);
+    const pinged = ticks(connection, 50, 800).flatMap(([, action]) => sent([action]));
+    expect(pinged).toEqual([]);
+  });
+
   describe("while the understudy performs", () => {
     const covered = wire({ ...LIVE, role: "understudy" });
     const lead = (progress: number, eta_s: number | null) =>

@@ -206,7 +206,9 @@ async def _play(visits: Sequence[Visit], folder: Path, say: Callable[[str], None
     store = SqliteStore(folder / "understudy.db")
     await store.open()
     catalog = Catalog(file, store)
-    provider = LocalProvider(lambda model, revision: json.dumps(catalog.spec(model, revision)))
+    provider = LocalProvider(
+        lambda model, revision: json.dumps(catalog.spec(model, revision)), lambda node: "secret"
+    )
     regions = sorted({visit.region for visit in visits})
     edges, tasks = {}, []
     loop = asyncio.get_running_loop()
@@ -216,7 +218,7 @@ async def _play(visits: Sequence[Visit], folder: Path, say: Callable[[str], None
         edge = Edge(
             store,
             catalog.current,
-            provider.admits,
+            lambda node, secret: True,
             lambda token, user: None,
             SoxrResampler,
             clock,
@@ -233,7 +235,7 @@ async def _play(visits: Sequence[Visit], folder: Path, say: Callable[[str], None
             loop.create_task(role)
             for role in (
                 *(gate.run(), edge.run(), edge.seating.run()),
-                *(edge.run_ledger(), edge.run_beat()),
+                *(edge.run_ledger(), edge.run_beat(), edge.run_distances()),
             )
         ]
     played = Played()
@@ -300,9 +302,9 @@ async def _cards(names: Sequence[str], catalog: Catalog, edges: Any) -> None:
         spec = catalog.current().models[name]
         card = card_of(build_model(spec.engine, spec.slots, spec.options))
         for edge in edges:
-            edge.learn_card(name, spec.revision, card)
+            edge.roster.learn_card(name, spec.revision, card)
     for edge in edges:
-        while not edge.ready("cover"):  # noqa: ASYNC110
+        while not edge.roster.ready("cover"):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 

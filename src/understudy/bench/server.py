@@ -50,8 +50,17 @@ class Server:
     process: subprocess.Popen[str]
     greeting = READY
 
-    def __init__(self, data: Path, port: int = 0, config: str | None = None, **env: str) -> None:
-        """Does not start it yet. `env` is added to what of ours has nothing to do with us."""
+    def __init__(
+        self,
+        data: Path,
+        port: int = 0,
+        config: str | None = None,
+        options: Sequence[str] = (),
+        **env: str,
+    ) -> None:
+        """Does not start it yet. `options`: more of the command line; `env` is added to what of
+        ours has nothing to do with us."""
+        self.options = tuple(options)
         data.mkdir(parents=True, exist_ok=True)
         self.data = data
         self.config = data / "understudy.toml"
@@ -81,7 +90,7 @@ class Server:
         self._learn(after)
 
     def _options(self) -> list[str]:
-        return ["--port", str(self.port), "--data", str(self.data)]
+        return ["--port", str(self.port), "--data", str(self.data), *self.options]
 
     def _learn(self, after: int) -> None:
         """Where it listens, from its greeting."""
@@ -182,7 +191,7 @@ class Server:
 @contextmanager
 def serving(config: str | None = None, **env: str) -> Iterator[Server]:
     """A server on a free port with an empty data folder, gone at the end, by SIGTERM too."""
-    with running(lambda data: Server(data, 0, config, **env)) as server:
+    with running(lambda data: Server(data, 0, config, (), **env)) as server:
         yield server
 
 

@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from understudy.core.crossing import Crossing
+from understudy.core.crossing import Crossing, risen
 from understudy.core.wire import BYTES_PER_SAMPLE, Card, Spread
 
 OVERDUE_S: Final = 0.200  # an answer later than this is given up
 CAUGHT_UP_S: Final = 0.100  # and then everything older than this is, so that gaps are few
+RISE_S: Final = 0.005  # in which a performer comes in after silence
 TIMINGS: Final = 100  # a few seconds of frames
+LATE_S: Final = 30.0  # of input that no listener has heard yet: so late may its labels be
 
 
 class Resampler(Protocol):
@@ -56,6 +58,13 @@ class History:
         pcm = b"".join(pcm for _, pcm in self._chunks)[skip * BYTES_PER_SAMPLE :]
         return min(start + skip, self.end), pcm
 
+    def since(self, position: int) -> bytes:
+        """What is kept from `position` on, which lies within it."""
+        if not self._chunks:
+            return b""
+        pcm = b"".join(pcm for _, pcm in self._chunks)
+        return pcm[(position - self.start) * BYTES_PER_SAMPLE :]
+
 
 class SampleLock:
     """Holds one session's output to its input: output sample k answers input sample k.
@@ -83,9 +92,13 @@ class SampleLock:
             math.ceil(card.context_s * self.model_hz) + card.alignment for card in cards
         )
         self.history = History()
+        # A listener has heard up to here: what came later is kept for whoever listens next.
+        self.listened: int | None = 0 if any(card.listens for card in cards) else None
         self.received = 0  # client samples in
         self.sent = 0  # client samples out
         self.silent_s = 0.0
+        self.skipped_s = 0.0  # of silence that nobody was asked for
+        self._rising = False  # a performer is heard again after that
         self._half = b""  # half a sample waiting for its other byte
         self._next = 0  # position of the next output sample, at the model's rate
         self._out = bytearray()  # output that may not leave yet
@@ -100,7 +113,8 @@ class SampleLock:
     def fits(self, card: Card) -> bool:
         """Whether a model can perform here: at this rate, within this latency."""
         return (
-            card.sample_rate in (0, self.model_hz)
+            card.listens == (self.listened is not None)
+            and card.sample_rate in (0, self.model_hz)
             and card.latency + card.frame - 1 <= self._lookahead
         )
 
@@ -130,9 +144,16 @@ class SampleLock:
             # A client may run ahead; that is no lateness of the engine's.
             due = max(now, self._began + position / self.model_hz)
             # What is unanswered, and the context before it: enough for any worker to go on.
-            self.history.append(pcm, self._next - self._context)
+            self.history.append(pcm, self._horizon())
             self._due.append((self.history.end, now, due))
         return position, pcm
+
+    def _horizon(self) -> int:
+        """Input before this position is needed no more."""
+        if self.listened is None:
+            return self._next - self._context
+        late = self.history.end - round(LATE_S * self.model_hz)
+        return max(late, min(self.listened, self._next)) - self._context
 
     def context(self, card: Card) -> tuple[int, bytes]:
         """(position, PCM) that a fresh worker needs to go on where the last one stopped."""
@@ -140,6 +161,8 @@ class SampleLock:
 
     def answer(self, position: int, pcm: bytes | memoryview, step_s: float, now: float) -> None:
         """Takes output of who performs; what was sent already, or given up, is ignored."""
+        if self.listened is not None:
+            self.listened = max(self.listened, position + len(pcm) // BYTES_PER_SAMPLE)
         if self._crossing is not None and self._crossing.begun:
             self._crossing.old.put(position, pcm)
             self._cross(step_s, now)
@@ -206,6 +229,9 @@ class SampleLock:
         if not pcm:
             return
         self._next += len(pcm) // BYTES_PER_SAMPLE
+        if self._rising:
+            self._rising = False
+            pcm = risen(pcm, round(RISE_S * self.model_hz))
         self._leave(pcm)
         came = None
         while self._due and self._due[0][0] - self._lookahead <= self._next:
@@ -213,6 +239,25 @@ class SampleLock:
         if came is not None:
             self._step_s.append(step_s)
             self._queue_s.append(max(0.0, now - came - step_s))
+
+    @property
+    def answered(self) -> int:
+        """Position of the next output sample, at the model's rate."""
+        return self._next
+
+    def pass_over(self, sent: int) -> None:
+        """Nobody is asked for the answers to input from position `sent` on: silence in their
+        place, up to now. What was asked for before that is waited for."""
+        until = self.history.end - self._lookahead
+        if self._next < sent - self._lookahead or until <= self._next:
+            return
+        samples = until - self._next
+        self.skipped_s += samples / self.model_hz
+        self._next = until
+        self._rising = True
+        self._leave(bytes(samples * BYTES_PER_SAMPLE))
+        while self._due and self._due[0][0] - self._lookahead <= self._next:
+            self._due.popleft()
 
     def is_overdue(self, now: float) -> bool:
         return bool(self._due) and now - self._due[0][2] > OVERDUE_S
@@ -229,6 +274,8 @@ class SampleLock:
         while self._due and now - self._due[0][2] > CAUGHT_UP_S:
             end = self._due.popleft()[0]
         self._silence(max(self._next, end - self._lookahead))
+        if self.listened is not None:  # labels may come late, so nothing is skipped for long
+            return max(0, self.history.end - round(LATE_S * self.model_hz))
         return end
 
     def abandon(self) -> None:
@@ -266,7 +313,7 @@ class SampleLock:
     @property
     def heard(self) -> int:
         """Samples sent that a voice performed: what accounting counts."""
-        return max(0, self.sent - round(self.silent_s * self.rate_hz))
+        return max(0, self.sent - round((self.silent_s + self.skipped_s) * self.rate_hz))
 
     def timings(self) -> tuple[Spread | None, Spread | None]:
         """(queue, engine) over the last answers, ms."""

@@ -89,3 +89,12 @@ class Crossing:
         if self.over:
             mixed += self.new.take(self.new.end - self.new.start)
         return mixed
+
+
+def risen(pcm: bytes | memoryview, samples: int) -> bytes:
+    """int16 PCM whose first samples (so many, or all) come in from silence: a raised cosine."""
+    count = min(samples, len(pcm) // BYTES_PER_SAMPLE)
+    head = struct.unpack(f"<{count}h", pcm[: count * BYTES_PER_SAMPLE])
+    step = math.pi / (count + 1)
+    gained = [round(x * (0.5 - 0.5 * math.cos(step * (k + 1)))) for k, x in enumerate(head)]
+    return struct.pack(f"<{count}h", *gained) + bytes(pcm[count * BYTES_PER_SAMPLE :])

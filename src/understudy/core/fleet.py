@@ -41,7 +41,8 @@ class Worker:
 class Node:
     """What a provider runs for us: one rented GPU, or a subprocess on a laptop.
 
-    `exited`: None while it runs, else why it stopped, in a sentence.
+    `exited`: None while it runs, else why it stopped, in a sentence. `leaving`: it is to be taken
+    away soon, so whoever is there had better be moved.
     """
 
     id: str
@@ -50,12 +51,13 @@ class Node:
     region: str
     exited: str | None = None
     started_s: float | None = None  # Unix time, where it is known
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A box that has joined: so many GPUs, and room for so many light workers on its CPUs. `beat`
-    changes for as long as it is in touch with some edge."""
+    """A box that has joined: so many GPUs, and room for so many light workers on its CPUs; none at
+    all once it is about to leave. `beat` changes for as long as it is in touch with some edge."""
 
     name: str
     region: str
@@ -63,6 +65,10 @@ class Machine:
     cpus: int
     price_per_h: float = 0.0  # of a GPU
     beat: int = 0
+
+    @property
+    def is_leaving(self) -> bool:
+        return self.gpus + self.cpus == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,7 @@ class Request:
     role: Role = Role.LEAD
     why: str = "connect"
     edge: str = ""
+    apart: bool = False  # best on a worker of its own: several died soon after they took it
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ def choose(
 ) -> Placement | None:
     """The slot that a session of an edge should have; `rtt_s`: the edge's links."""
     free = tuple(w for w in fleet.workers if w.taken < w.slots and w.id in rtt_s)
+    alone = tuple(worker for worker in free if not worker.taken)
+    if request.apart and alone:
+        free = alone
     wanted = Wanted(request.model, request.revision, slots=1, misfits=request.misfits)
     regions = {request.region} | {worker.region for worker in free}
     pools = [

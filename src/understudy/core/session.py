@@ -32,7 +32,8 @@ class Event(StrEnum):
     STOP = "stop"  # the client's `stop`
     FLUSHED = "flushed"  # the last sample was sent
     CLIENT_LOST = "client_lost"
-    RESUME = "resume"  # the client is back with its token
+    RESUME = "resume"  # the client is back with its token, and its slot is still there
+    RESUME_SEATLESS = "resume_seatless"  # ... and its slot is not
     TAKEN_OVER = "taken_over"  # the user went live elsewhere
     FAIL = "fail"  # an error that ends the session
     SHUTDOWN = "shutdown"
@@ -85,9 +86,8 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, tuple[Effect, ...]]]] = {
     (_S.FLUSHING, _E.COMING_LOST): (_S.ENDED, (_F.ABANDON, *_END)),
     (_S.FLUSHING, _E.DEADLINE): (_S.ENDED, (_F.ABANDON, *_END)),
     (_S.FLUSHING, _E.CLIENT_LOST): (_S.ENDED, _END),
-    (_S.DETACHED, _E.SLOT_LOST): (_S.ENDED, _END),
-    (_S.DETACHED, _E.COMING_LOST): (_S.ENDED, _END),
     (_S.DETACHED, _E.RESUME): (_S.OPENING, (_F.REJOIN, _F.OPEN)),
+    (_S.DETACHED, _E.RESUME_SEATLESS): (_S.WAITING, (_F.REJOIN, _F.SEEK)),
     (_S.DETACHED, _E.DEADLINE): (_S.ENDED, _END),
     **{
         (state, event): (_S.ENDED, _END)

@@ -23,7 +23,8 @@ class Rules:
     steady_s: float = 60.0  # who lived this long did not crash by its model's fault, and clears it
     unlinked_s: float = 10.0  # a worker that no edge can reach may dial again until then
     edge_s: float = 3.0  # an edge that has not beaten for so long is no more
-    blind_s: float = 2.0  # between two looks: then nothing can be said of silence
+    looks: int = 3  # ... and neither did in so many looks
+    blind_s: float = 2.0  # between two looks in which nobody beat: then it was us, or the store
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,39 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Silence:
+    """Since when each of those who count up has stood still, and for how many looks."""
+
+    at_s: float = 0.0
+    beats: Mapping[str, tuple[int, float, int]] = field(default_factory=dict)
+    was_blind: bool = True  # nothing was seen since the look before
+
+    def after(self, beats: Mapping[str, int], now: float, blind_s: float) -> Silence:
+        """The next look. Where it comes late and nobody has moved, nobody could: the store was
+        away, or we were."""
+        moved = any(self.beats.get(name, (beat,))[0] != beat for name, beat in beats.items())
+        blind = now - self.at_s > blind_s and not moved
+        seen: dict[str, tuple[int, float, int]] = {}
+        for name, beat in beats.items():
+            before, since_s, looks = self.beats.get(name, (beat, now, 0))
+            still = beat == before and not blind
+            seen[name] = (beat, since_s, looks + 1) if still else (beat, now, 0)
+        return Silence(now, seen, blind)
+
+    def of(self, name: str, now: float, looks: int) -> float:
+        """For how long it has been silent (s), if that was seen in so many looks, else 0."""
+        _, since_s, seen = self.beats.get(name, (0, now, 0))
+        return now - since_s if seen >= looks else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """What must be remembered between two looks."""
 
     at_s: float = 0.0
     crashes: Mapping[Key, Crashes] = field(default_factory=dict)
     unlinked: Mapping[str, float] = field(default_factory=dict)  # worker -> since
-    beats: Mapping[str, tuple[int, float]] = field(default_factory=dict)  # edge -> beat, since
+    edges: Silence = field(default_factory=lambda: Silence())
 
 
 def backoff_s(crashes: Crashes, rules: Rules) -> float:
@@ -64,7 +91,7 @@ def crashed(key: Key, rules: Rules, now: float, memory: Memory) -> Memory:
 
 
 def _with(memory: Memory, crashes: Mapping[Key, Crashes]) -> Memory:
-    return Memory(memory.at_s, crashes, memory.unlinked, memory.beats)
+    return Memory(memory.at_s, crashes, memory.unlinked, memory.edges)
 
 
 def _crash(
@@ -88,16 +115,12 @@ def supervise(
     A worker is recorded before its node is asked for. So a node without a worker hangs, or is cut
     off, or its owner forgot it: nobody can use it.
     """
-    blind = now - memory.at_s > rules.blind_s
+    silence = memory.edges.after({edge.name: edge.beat for edge in edges}, now, rules.blind_s)
     unlinked = {
-        worker.id: now if blind else memory.unlinked.get(worker.id, now)
+        worker.id: now if silence.was_blind else memory.unlinked.get(worker.id, now)
         for worker in workers
         if worker.state is WorkerState.READY and not worker.linked
     }
-    beats = {}
-    for edge in edges:
-        beat, since_s = memory.beats.get(edge.name, (edge.beat, now))
-        beats[edge.name] = (edge.beat, now if blind or beat != edge.beat else since_s)
     owned = {worker.id for worker in workers if not _hangs(worker, unlinked, rules, now)}
     nodes = tuple(nodes)
     crashes = memory.crashes
@@ -112,13 +135,20 @@ def supervise(
     there = {node.id for node in nodes}
     verdict = Verdict(
         discard=tuple(discard),
-        lost=tuple(worker for worker in workers if worker.id not in there),
-        dead=tuple(edge for edge in edges if now - beats[edge.name][1] > rules.edge_s),
+        lost=tuple(w for w in workers if w.id not in there and not _is_heard(w)),
+        dead=tuple(
+            edge for edge in edges if silence.of(edge.name, now, rules.looks) > rules.edge_s
+        ),
         held=frozenset(
             key for key, last in crashes.items() if now - last.last_s < backoff_s(last, rules)
         ),
     )
-    return verdict, Memory(now, crashes, unlinked, beats)
+    return verdict, Memory(now, crashes, unlinked, silence)
+
+
+def _is_heard(worker: Worker) -> bool:
+    """Whoever may have its node, it is at work."""
+    return worker.state is WorkerState.READY and worker.linked
 
 
 def _hangs(worker: Worker, unlinked: Mapping[str, float], rules: Rules, now: float) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -193,6 +193,20 @@ class Live:
     latency_ms: float
     latency_samples: int
     resume: str
+    kind: str = "convert"  # or "listen": labels come, and no audio
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a listener heard, in samples of the session's input: it is about what was said from
+    `from_sample` on, and was decided at `at_sample`. `lasts`: it holds until the next label."""
+
+    session: str
+    label: str
+    score: float
+    at_sample: int
+    from_sample: int
+    lasts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +217,7 @@ class Usage:
     silent_s: float
     queue_ms: Spread | None = None
     engine_ms: Spread | None = None
+    skipped_s: float = 0.0  # silence of the user's, for which no worker was asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +246,10 @@ class Ended:
     understudy_s: float
 
 
-ServerEvent = Queued | Loading | Live | Usage | Pong | Error | Ended
+ServerEvent = Queued | Loading | Live | Label | Usage | Pong | Error | Ended
 
 _EVENTS: Final[dict[str, type[Any]]] = {
-    cls.__name__.lower(): cls for cls in (Queued, Loading, Live, Usage, Pong, Error, Ended)
+    cls.__name__.lower(): cls for cls in (Queued, Loading, Live, Label, Usage, Pong, Error, Ended)
 }
 
 
@@ -308,6 +323,40 @@ def decode_records(message: bytes) -> Iterator[Record]:
         at = end
 
 
+class Heard(NamedTuple):
+    """A label that a listener gives to what it hears in a slot, in samples at the model's rate.
+
+    On the link, `start` and `at` are positions in the session; out of a model's `events`, they
+    count from the first sample of its last step (`start` may be negative). It is about what was
+    said from `start` on, and is known once the samples before `at` are in; a slot has one label
+    an `at`, at most. `lasts`: it holds until the slot's next label.
+    """
+
+    slot: int
+    start: int
+    at: int
+    label: str
+    score: float
+    lasts: bool = False
+
+
+def encode_labels(slot: int, heard: Iterable[Heard]) -> dict[str, Any]:
+    """A text message of the link: what was heard in a slot, in the order of `at`."""
+    return {"type": "labels", "slot": slot, "events": [list(one[1:]) for one in heard]}
+
+
+def decode_labels(raw: Mapping[str, Any]) -> list[Heard]:
+    """Raises KeyError, TypeError or ValueError where it makes no sense."""
+    found = [
+        Heard(int(raw["slot"]), int(start), int(at), str(label), float(score), bool(lasts))
+        for start, at, label, score, lasts in raw["events"]
+    ]
+    for one in found:
+        if not (0 <= one.start <= one.at and math.isfinite(one.score)):
+            raise ValueError(f"{one} is no label")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
     """What a slider may do: a parameter's range, its default and its unit."""
@@ -334,15 +383,22 @@ class Card:
     slots: int
     controls: Mapping[str, Control] = field(default_factory=dict)
     alignment: int = 1  # a primed state is exact if it starts at a multiple of this, in samples
+    kind: str = "convert"  # or "listen": it gives labels, and its audio is its input
+    labels: tuple[str, ...] = ()  # all that a listener can say
+
+    @property
+    def listens(self) -> bool:
+        return self.kind == "listen"
 
     def dump(self) -> dict[str, Any]:
         return asdict(self)
 
     def can_follow(self, before: Card) -> bool:
-        """Whether a session that was opened for the one can go on on the other: at its rate,
-        within its latency."""
+        """Whether a session that was opened for the one can go on on the other: of its kind, at
+        its rate, within its latency."""
         return (
-            self.sample_rate == before.sample_rate
+            self.kind == before.kind
+            and self.sample_rate == before.sample_rate
             and self.latency + self.frame <= before.latency + before.frame
         )
 
@@ -358,6 +414,8 @@ class Card:
                 slots=int(raw["slots"]),
                 controls={name: Control(**value) for name, value in raw["controls"].items()},
                 alignment=int(raw["alignment"]),
+                kind=str(raw.get("kind", "convert")),
+                labels=tuple(map(str, raw.get("labels", ()))),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LinkError(f"a model's card is incomplete: {error!r}") from None
@@ -366,6 +424,7 @@ class Card:
             or card.frame < 1
             or card.latency < 0
             or card.alignment < 1
+            or card.kind not in ("convert", "listen")
             or not 1 <= card.slots <= 0xFFFF
         ):
             raise LinkError(f"a model's card makes no sense: {card}")

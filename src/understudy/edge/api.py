@@ -217,7 +217,7 @@ def build_app(edge: Edge, overview: Overview, door: Door) -> Starlette:
             Route("/v1/status", status),
             Route("/v1/usage", use),
             Route("/v1/fleet", fleet),
-            bundle_route(edge.store, edge.admits),
+            bundle_route(edge.store, edge.roster.serves),
             Route("/metrics", metrics),
             Route("/fleet", fleet_page),
             Route("/healthz", health),

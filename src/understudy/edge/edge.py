@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import logging
 import secrets
-from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -16,19 +15,24 @@ from understudy.config import Config, Voice, check_params
 from understudy.core import wire
 from understudy.core.audio import Resampling, SampleLock
 from understudy.core.errors import AlreadyLive, ModelFailed, Overloaded, StoreAway
-from understudy.core.fleet import EdgeRow, Link, Placement, SessionRow, Worker, WorkerState
+from understudy.core.fleet import EdgeRow, Placement, SessionRow
 from understudy.core.ledger import Interval, Role
 from understudy.core.session import Event, State
 from understudy.edge.client import ClientConnection
-from understudy.edge.links import WorkerLink
+from understudy.edge.errands import Errands
+from understudy.edge.part import Casting, Part
+from understudy.edge.roster import Roster
 from understudy.edge.seating import Seating
-from understudy.edge.session import Casting, Part, Session
+from understudy.edge.session import Session
+from understudy.edge.silence import Ears
+from understudy.edge.slowness import Hearing, Watch
 from understudy.seams import Clock, Store
 
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 BEAT_S: Final = 0.5
+DISTANCES_S: Final = 1.0
 NOISE_S: Final = 0.005  # by which round trips differ anyway
 STALL_S: Final = 0.15  # between two ticks: then silence is our own
 AWAY_S: Final = 0.5  # between two tries to write to a store that is away
@@ -63,58 +67,46 @@ class Edge:
         self.row = row
         self.name = row.name
         self.region = row.region
-        self.links: dict[str, WorkerLink] = {}
         self.sessions: dict[str, Session] = {}
-        self.cards: dict[tuple[str, str], wire.Card] = {}  # by (model, revision)
-        self.admits = admits_worker
         self.check_token = check_token
-        self.refresh: Callable[[], Awaitable[None]] = self._refresh  # reads what is deployed
         self._resampling = resampling
+        self._ears = Ears(resampling)
         self._clock = clock
         self._clients: set[ClientConnection] = set()
         self._by_resume: dict[str, Session] = {}
-        self._failures: dict[tuple[str, str], str] = {}  # (model, revision) -> why it fails
-        self._failed_loads: Counter[tuple[str, str]] = Counter()
-        self._loaded: set[tuple[str, str]] = set()
         self.moves: deque[dict[str, Any]] = deque(maxlen=MOVES)
         self.move_counts: Counter[str] = Counter()
         self._ended_heard_s = dict.fromkeys(Role, 0.0)
         self._ended_silent_s = 0.0
-        self._ended_busy_s: defaultdict[str, float] = defaultdict(float)
-        self._new_card = asyncio.Event()
-        self._closing = False
         self._unwritten: dict[tuple[str, int], Interval] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.errands = Errands(clock)
+        self.roster = Roster(store, config, admits_worker, self.errands, row, clock)
+        self.refresh: Callable[[], Awaitable[None]] = self.roster.read  # reads what is deployed
         self.seating = Seating(
             store,
             config,
-            self.links,
+            self.roster.links,
             self.sessions,
-            self.cards,
+            self.roster.cards,
             row.name,
             row.region,
             clock,
-            self._spawn,
-            self.insist,
+            self.errands,
         )
-        self.seating.edges_changed = self._say_edges
-        self.seating.reclaim = lambda session: self._spawn(self._reclaim(session))
-        self._reclaiming: set[str] = set()
-        self._links_written: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.seating.edges_changed = self.roster.say_edges
+        self.seating.reclaim = lambda session: self.errands.spawn(self._reclaim(session))
+        self.roster.changed = self._workers_changed
+        self.roster.load_gave_up = self._load_gave_up
         self._handing_over = False
+        self._watch = Watch()
 
     async def open(self) -> None:
-        await self._refresh()
-        self._loaded.update(await self.store.loaded())
+        await self.roster.open(lambda: self.seating.fleet)
         orphans = await self.store.lose(self.name, self._clock.wall())
         if orphans:
             log.warning("%d sessions of an earlier run had not ended; they may resume", orphans)
         await self.store.beat(self.row)
         await self.seating.look()
-
-    async def _refresh(self) -> None:
-        self.cards.update(await self.store.cards())
-        self._wake_for_cards()
 
     async def run(self) -> None:
         """The tick, for as long as the edge serves."""
@@ -126,37 +118,49 @@ class Edge:
             stalled = now - before > STALL_S and not stalled  # not twice in a row: time goes on
             before = now
             if stalled:  # we were away ourselves: what was said meanwhile is still to be read
-                for link in self.links.values():
+                for link in self.roster.links.values():
                     link.heard_s = now
                 continue
             for session in list(self.sessions.values()):
                 session.tick(now)
             for client in list(self._clients):
                 client.tick(now)
-            for link in list(self.links.values()):
+            for link in list(self.roster.links.values()):
                 link.check(now)
+            if slow := self._watch.look(now, self._hearings()):
+                log.error("worker %s answers too late and is emptied", slow)
+                self.errands.spawn(self.errands.insist(partial(self.roster.drain, slow)))
+
+    def _hearings(self) -> Iterator[Hearing]:
+        for session in self.sessions.values():
+            if session.performer is not None and session.state is State.LIVE:
+                yield Hearing(session.performer.worker, session.id, session.silent_s)
 
     async def run_beat(self) -> None:
         """Tells the others that it lives, for as long as the edge serves."""
         while True:
             await self._clock.sleep(BEAT_S)
-            with contextlib.suppress(StoreAway):
+            try:
                 await self.store.beat(self.row)
-                await self._say_distances()
+            except StoreAway:
+                pass  # it says so itself
+            except Exception:
+                log.exception("this edge could not say that it lives")
 
-    async def _say_distances(self) -> None:
-        """Writes anew how far the workers are, where that has changed."""
-        known = {link.worker: link for link in self.seating.fleet.links if link.edge == self.name}
-        for link in list(self.links.values()):
-            written = known.get(link.worker.id)
-            if link.worker.state is not WorkerState.READY or written is None:
-                continue
-            if abs(link.rtt_s - written.rtt_s) > max(NOISE_S, 0.25 * written.rtt_s):
-                await self.store.link(Link(link.worker.id, self.name, link.rtt_s))
+    async def run_distances(self) -> None:
+        """Keeps what is written of the links right, for as long as the edge serves."""
+        while True:
+            await self._clock.sleep(DISTANCES_S)
+            try:
+                await self.roster.say_distances()
+            except StoreAway:
+                pass
+            except Exception:
+                log.exception("the links could not be written")
 
     async def close(self) -> None:
         """Ends all sessions; where there are other edges, they are left to those to go on."""
-        self._closing = True
+        self.errands.closing = True
         self._handing_over = len(self.seating.fleet.edges) > 1
         for session in list(self.sessions.values()):
             session.on(Event.SHUTDOWN)
@@ -166,9 +170,8 @@ class Edge:
 
     async def settle(self) -> None:
         """Waits until all that was said to the store is written."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._closing:
+        await self.errands.settle()
+        if self.errands.closing:
             with contextlib.suppress(StoreAway):
                 await self.store.lose(self.name, self._clock.wall())
 
@@ -187,9 +190,6 @@ class Edge:
     def forget(self, client: ClientConnection) -> None:
         self._clients.discard(client)
 
-    def new_link(self) -> WorkerLink:
-        return WorkerLink(self, self._clock)
-
     # sessions (client.Admitting, session.Placing)
 
     async def admit(self, client: ClientConnection, start: wire.Start) -> Session:
@@ -206,7 +206,10 @@ class Edge:
             return lambda: SampleLock(start.sample_rate, self._resampling, *cards)
 
         detached = self._by_resume.get(start.resume or "")
-        if detached is not None and (detached.user, detached.voice) == (start.user, voice):
+        if detached is not None and (detached.user, detached.voice.name) == (
+            start.user,
+            voice.name,
+        ):
             if detached.client is not None:  # its old connection is dead but not yet gone
                 detached.client.close(1001, "resumed elsewhere")
                 detached.client_lost(detached.client)
@@ -218,6 +221,8 @@ class Edge:
                     theirs.append(part.link.card)
                 detached.rejoin(client, start.params, locks(theirs))
                 return detached
+            if detached.state is State.ENDED:  # ... just now: its end is to be written first
+                await detached.over
 
         adopted = await self._adopt(start)
         resume = start.resume if adopted and start.resume else secrets.token_urlsafe(16)
@@ -228,6 +233,8 @@ class Edge:
             session.started_s = adopted.started_s
         else:
             await self._begin(session, takeover=start.takeover)
+        if voice.skip_silence and not cards[0].listens:
+            session.silence = self._ears.silence_of(session)
         self.sessions[session.id] = session
         self._by_resume[session.resume] = session
         session.on(Event.START)
@@ -245,32 +252,33 @@ class Edge:
 
     async def _reclaim(self, session: Session) -> None:
         """The others took this edge for lost, and the session's seats are gone. It is not."""
-        if session.id in self._reclaiming:
-            return
-        self._reclaiming.add(session.id)
         try:
             mine = (session.user, _hash(session.resume), self.name, self.region)
-            if await self.store.adopt(*mine) is not None:
+            if await self.store.adopt(*mine, orphan=True) is not None:
                 log.warning("session %s was taken for lost", session.id)
                 session.lose_seats()
+            else:  # its user has gone on elsewhere, or was told to
+                session.on(Event.TAKEN_OVER)
         except StoreAway:
             pass  # the next look finds it again
         finally:
-            self._reclaiming.discard(session.id)
+            session.seats_pending -= 1
+            session.seats_changed += 1
 
     def _cast(self, voice: Voice) -> tuple[dict[Role, Casting], list[wire.Card]]:
         """Who may perform, and the cards of all that may: those fix the latency of the session."""
         config = self.config()
-        lead = self.card(voice.model)
+        lead = self.roster.card(voice.model)
         assert lead is not None
         cast = {Role.LEAD: Casting(voice, lead)}
         cards = [lead]
         for worker in self.seating.fleet.workers:  # older revisions take sessions, too
-            card = self.cards.get((worker.model, worker.revision))
-            if worker.model == voice.model and card and card.sample_rate == lead.sample_rate:
+            card = self.roster.cards.get((worker.model, worker.revision))
+            like = card and (card.sample_rate, card.kind) == (lead.sample_rate, lead.kind)
+            if worker.model == voice.model and card and like:
                 cards.append(card)
-        if cover := config.understudy_of(voice):
-            card = self.card(cover.model)
+        if not lead.listens and (cover := config.understudy_of(voice)):
+            card = self.roster.card(cover.model)
             rates = {card.sample_rate, lead.sample_rate} - {0} if card else set()
             if card is None or len(rates) > 1:
                 why = "its rate is another" if card else "it has not loaded yet"
@@ -301,7 +309,7 @@ class Edge:
                 return
             except StoreAway:  # it may have been written all the same
                 end = partial(self.store.end, row.id, "error", self._clock.wall(), self.name)
-                self._spawn(self.insist(end))
+                self.errands.spawn(self.errands.insist(end))
                 raise
             except AlreadyLive as error:
                 other = self.sessions.get(error.session)
@@ -322,46 +330,12 @@ class Edge:
                 else:
                     raise
 
-    def card(self, model: str) -> wire.Card | None:
-        """The card of a model: of its newest revision, else of any."""
-        spec = self.config().models.get(model)
-        if spec is not None and (card := self.cards.get((model, spec.revision))):
-            return card
-        return next((card for (name, _), card in self.cards.items() if name == model), None)
-
     async def _carded(self, client: ClientConnection, model: str) -> None:
         """Waits, the first time ever, until a worker or the check has loaded the model once."""
-        while self.card(model) is None:
-            self._raise_failure(model)
+        while self.roster.card(model) is None:
+            self.roster.raise_failure(model)
             client.send_event(wire.Loading(client.id, None, 0.0, ""))
-            await self._new_card.wait()
-
-    def learn_card(self, model: str, revision: str, card: wire.Card) -> None:
-        """What a revision says of itself, now that it was loaded."""
-        self._failures.pop((model, revision), None)
-        if self.cards.get((model, revision)) != card:
-            self.cards[model, revision] = card
-            self._spawn(self.insist(lambda: self.store.save_card(model, revision, card)))
-        self._wake_for_cards()
-
-    def learn_failure(self, model: str, revision: str, reason: str) -> None:
-        self._failures[model, revision] = reason
-        self._wake_for_cards()
-
-    def _wake_for_cards(self) -> None:
-        event, self._new_card = self._new_card, asyncio.Event()
-        event.set()
-
-    def failure(self, model: str) -> str | None:
-        """Why the newest revision of a model does not load, if that is all that is known."""
-        spec = self.config().models.get(model)
-        return None if spec is None else self._failures.get((model, spec.revision))
-
-    def _raise_failure(self, model: str) -> None:
-        trying = any(link.worker.model == model for link in self.links.values())
-        reason = self.failure(model)
-        if reason is not None and not trying:
-            raise ModelFailed(reason)
+            await self.roster.new_card.wait()
 
     def check_params(self, session: Session, wish: wire.Params) -> None:
         """Raises BadParams."""
@@ -370,7 +344,7 @@ class Edge:
     def seek(self, session: Session) -> None:
         if Role.UNDERSTUDY not in session.cast:
             try:
-                self._raise_failure(session.voice.model)
+                self.roster.raise_failure(session.voice.model)
             except ModelFailed as error:
                 session.fail(error)
                 return
@@ -426,11 +400,13 @@ class Edge:
 
     def ended(self, session: Session) -> None:
         self.meter(session)
-        self.sessions.pop(session.id, None)
+        if self.sessions.get(session.id) is session:
+            del self.sessions[session.id]
         for role in Role:
             self._ended_heard_s[role] += session.heard_s(role)
         self._ended_silent_s += session.silent_s
-        self._by_resume.pop(session.resume, None)
+        if self._by_resume.get(session.resume) is session:
+            del self._by_resume[session.resume]
         log.info(
             "session %s of %s (%s) ended: %s, %.1f s heard",
             session.id,
@@ -441,96 +417,31 @@ class Edge:
             extra={"session": session.id, "user": session.user, "voice": session.voice.name},
         )
         self.seating.learn_length(self._clock.wall() - session.started_s)
-        self._spawn(self._end(session))
+        self.errands.spawn(self._end(session))
 
     async def _end(self, session: Session) -> None:
         at_s = self._clock.wall()
         try:
             if not (self._handing_over and session.reason == "shutdown"):
                 end = partial(self.store.end, session.id, session.reason, at_s, self.name)
-                await self.insist(end)
+                await self.errands.insist(end)
         finally:
             session.over.set_result(None)
         self.seating.nudge()
         self.seating.changed()
 
-    # workers (links.Workers)
-
-    def worker_hello(self, link: WorkerLink) -> None:
-        old = self.links.get(link.worker.id)
-        self.links[link.worker.id] = link
-        if old is not None:  # it dialled again before this edge knew that the old one was lost
-            old.cut()
-        link.say(type="edges", edge=self.name, edges=self.link_urls(link.worker.region))
-
-    def link_urls(self, region: str) -> dict[str, str]:
-        """Where workers of a region dial each edge, by its name."""
-        urls = {edge.name: edge.url_from(region) for edge in self.seating.fleet.edges}
-        return {name: link_url(url) for name, url in urls.items() if url}
-
-    def _say_edges(self) -> None:
-        for link in self.links.values():
-            link.say(type="edges", edge=self.name, edges=self.link_urls(link.worker.region))
-
-    def worker_changed(self, link: WorkerLink) -> None:
-        worker = link.worker
-        if not worker.id:
-            return  # it never was one of ours
-        if worker.state is WorkerState.GONE:
-            self._ended_busy_s[worker.model] += link.busy_s
-            if self.links.get(worker.id) is link:
-                del self.links[worker.id]
-            level = logging.INFO if self._closing else logging.WARNING
-            words = ("worker %s (%s) is gone: %s", worker.id, worker.model, worker.reason)
-            log.log(level, *words, extra={"worker": worker.id, "model": worker.model})
-        if worker.state is WorkerState.READY and link.card is not None:
-            self.learn_card(worker.model, worker.revision, link.card)
-            self._loaded.add((worker.model, worker.revision))
-            extra = {"worker": worker.id, "model": worker.model}
-            log.info("worker %(worker)s (%(model)s) is ready", extra, extra=extra)
-        self._spawn(self._save(link, worker))
-
-    async def _save(self, link: WorkerLink, worker: Worker) -> None:
-        at_s = self._clock.wall()
-        async with self._links_written[worker.id]:  # a link that is lost, and the next one
-            if worker.state is WorkerState.READY:
-                await self.insist(lambda: self._link(link, worker))
-                await self.insist(lambda: self.store.ready(worker.id, at_s))
-            elif link.left:
-                await self.insist(lambda: self.store.gone(worker.id, at_s, worker.reason))
-                self._links_written.pop(worker.id, None)
-            elif worker.id not in self.links:
-                await self.insist(lambda: self.store.unlink(worker.id, self.name))
+    def _workers_changed(self) -> None:
         self.seating.nudge()
         self.seating.changed()
 
-    async def _link(self, link: WorkerLink, worker: Worker) -> None:
-        if not await self.store.link(Link(worker.id, self.name, link.rtt_s)):
-            link.say(type="leave", why="it was given up")
-
-    def load_failed(self, link: WorkerLink, message: str) -> None:
-        model = link.worker.model
-        returned = (w.id for w in self.seating.fleet.workers if w.state is WorkerState.STOPPING)
-        if self._closing or link.worker.id in returned:
-            return  # no failure: it was in the middle of its load when it was given back
-        log.error("worker %s (%s): %s", link.worker.id, model, message)
-        key = (model, link.worker.revision)
-        self.learn_failure(*key, message)
-        self._failed_loads[key] += 1
-        if self._failed_loads[key] >= FAILED_LOADS and key not in self._loaded:
-            self._spawn(self.insist(lambda: self.store.fail(*key, message)))
-        if self.failure(model) is not None and not self.ready(model):
-            for session in list(self.sessions.values()):
-                waits = session.state in (State.WAITING, State.LEAVING)
-                if waits and session.voice.model == model and Role.UNDERSTUDY not in session.cast:
-                    session.fail(ModelFailed(message))
+    def _load_gave_up(self, model: str, message: str) -> None:
+        """Who could only wait for it is told."""
+        for session in list(self.sessions.values()):
+            waits = session.state in (State.WAITING, State.LEAVING)
+            if waits and session.voice.model == model and Role.UNDERSTUDY not in session.cast:
+                session.fail(ModelFailed(message))
 
     # what the API shows
-
-    @property
-    def failures(self) -> Mapping[tuple[str, str], str]:
-        """(model, revision) -> why it does not load."""
-        return self._failures
 
     @property
     def unwritten(self) -> int:
@@ -544,50 +455,6 @@ class Edge:
 
     def silent_s(self) -> float:
         return self._ended_silent_s + sum(s.silent_s for s in self.sessions.values())
-
-    def busy_s(self) -> Mapping[str, float]:
-        """By model: what its workers have spent in steps, those that are gone included."""
-        total = self._ended_busy_s.copy()
-        for link in self.links.values():
-            total[link.worker.model] += link.busy_s
-        return total
-
-    def failed(self, model: str) -> bool:
-        """Whether the model's last load failed, and no worker has it."""
-        return self.failure(model) is not None and not self.ready(model)
-
-    def ready(self, model: str) -> bool:
-        return any(
-            link.worker.model == model and link.worker.state is WorkerState.READY
-            for link in self.links.values()
-        )
-
-    async def insist(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Writes what may be written late (and twice), however long the store is away."""
-        while True:
-            try:
-                await write()
-                return
-            except StoreAway:
-                if self._closing:
-                    raise
-                await self._clock.sleep(AWAY_S)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        with contextlib.suppress(asyncio.CancelledError):
-            if error := task.exception():
-                log.error("the store failed", exc_info=error)
-
-
-def link_url(url: str) -> str:
-    """Where a worker dials an edge that users reach at `url`."""
-    return f"{url.replace('http', 'ws', 1).rstrip('/')}/v1/link"
 
 
 def _hash(resume: str) -> str:

@@ -233,7 +233,7 @@ class Gate:
             if headers.get("Upgrade", "").lower() != "websocket":
                 return _refusal(426, "this address speaks WebSocket; see docs/protocol.md")
             if path == b"/v1/link":
-                return self._introduce(self._edge.new_link(), visit)
+                return self._introduce(self._edge.roster.new_link(), visit)
             if path == b"/v1/link/machine" and self._machines is not None:
                 return self._introduce(self._machines.new_link(), visit)
             if path != b"/v1/stream":
@@ -301,7 +301,8 @@ async def _peek(connection: socket.socket, clock: Clock) -> bytes:
             first = connection.recv(len(_STREAM), socket.MSG_PEEK)
             enough = len(first) >= len(_STREAM) or b"\n" in first
             # A short first packet: is it a beginning of ours? Otherwise let uvicorn judge it.
-            if enough or not first or not _STREAM.startswith(first) or not _LINK.startswith(first):
+            ours = _STREAM.startswith(first) or _LINK.startswith(first)
+            if enough or not first or not ours:
                 return first
             if len(first) == seen:  # readable, but nothing new: do not spin
                 await clock.sleep(0.01)

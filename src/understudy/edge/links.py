@@ -14,7 +14,7 @@ from picows import WSMsgType
 
 from understudy.core.errors import LinkError, UnderstudyError
 from understudy.core.fleet import Worker, WorkerState
-from understudy.core.wire import Card, decode_records, encode_header
+from understudy.core.wire import Card, Heard, decode_labels, decode_records, encode_header
 from understudy.edge.websocket import Peer
 from understudy.seams import Clock
 
@@ -33,6 +33,11 @@ class Performing(Protocol):
 
     def answer(self, position: int, pcm: memoryview, step_s: float, now: float) -> None: ...
 
+    def heard(self, labels: list[Heard]) -> None: ...
+
+    @property
+    def open_s(self) -> float | None: ...
+
     def opened(self) -> None: ...
 
     def slot_lost(self) -> None: ...
@@ -45,11 +50,15 @@ class Workers(Protocol):
 
     def admits(self, node: str, secret: str) -> bool: ...
 
+    def knows(self, worker: Worker) -> bool: ...
+
     def worker_hello(self, link: WorkerLink) -> None: ...
 
     def worker_changed(self, link: WorkerLink) -> None: ...
 
     def load_failed(self, link: WorkerLink, message: str) -> None: ...
+
+    def load_lost(self, link: WorkerLink) -> None: ...
 
 
 class WorkerLink(Peer):
@@ -71,6 +80,7 @@ class WorkerLink(Peer):
         self._outgoing: list[bytes] = []  # audio on its way: one message a turn of the loop
         self.worker = Worker("", "", "", "", 0, WorkerState.LOADING, clock.wall())
         self.card: Card | None = None
+        self.newest_s = 0.0  # when the last of its sessions was opened, once it is lost
         self.left = False  # the worker itself said that it goes
         self._rtts_s: deque[float] = deque(maxlen=PINGS)
         self._pinged_s = -PING_S
@@ -91,7 +101,10 @@ class WorkerLink(Peer):
         params: Mapping[str, float],
     ) -> None:
         """Gives a slot to a session, whose input goes on (or is primed) at `position`."""
+        before = self._sessions.get(slot)
         self._sessions[slot] = session
+        if before is not None and before is not session:  # the store gave its slot away
+            before.slot_lost()
         self._opening.add(slot)
         self._opens += 1
         self._numbers[slot] = self._opens
@@ -154,6 +167,10 @@ class WorkerLink(Peer):
                 )
                 if not self._workers.admits(worker.id, str(message["secret"])):
                     raise LinkError("this edge did not ask for this worker")
+                if not self._workers.knows(worker):
+                    # Asked for a moment ago, or given up: it may try again.
+                    self.close(1013, "not known here, yet or any more")
+                    return
                 self.worker = worker
                 self._workers.worker_hello(self)
                 self._ping()
@@ -175,9 +192,18 @@ class WorkerLink(Peer):
                 self._opening.discard(message["slot"])
                 if session := self._sessions.get(message["slot"]):
                     session.opened()
+            case "taken":  # by another edge: the store gave it there
+                if message["n"] == self._numbers.get(message["slot"]) and (
+                    session := self._sessions.pop(message["slot"], None)
+                ):
+                    session.slot_lost()
             case "refused":
                 if session := self._sessions.pop(message["slot"], None):
                     session.refused(str(message["message"]))
+            case "labels":
+                labels, slot = decode_labels(message), message["slot"]
+                if (session := self._sessions.get(slot)) and slot not in self._opening:
+                    session.heard(labels)
             case "stats":
                 self.busy_s = float(message["busy_s"])
             case other:
@@ -213,9 +239,12 @@ class WorkerLink(Peer):
     def on_lost(self) -> None:
         sessions, self._sessions = list(self._sessions.values()), {}
         if self.worker.state is WorkerState.LOADING and self.worker.id:
-            self._fail("its worker died while it was loading")
+            self._become(WorkerState.GONE, reason="its link was lost while it was loading")
+            self._workers.load_lost(self)
         elif self.worker.state is not WorkerState.GONE:
             self._become(WorkerState.GONE, reason="its link was lost")
+        now = self._clock.now()
+        self.newest_s = max((now if s.open_s is None else s.open_s for s in sessions), default=now)
         for session in sessions:
             session.slot_lost()
 

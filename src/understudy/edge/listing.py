@@ -20,9 +20,9 @@ UNSAID: Final = "the server's log says why"  # in place of reasons, which may te
 def voices(edge: Edge, *, reasons: bool = True) -> list[dict[str, Any]]:
     """`reasons`: with why a revision does not load."""
     return [
-        describe(voice.name, edge.config(), edge.card(voice.model))
+        describe(voice.name, edge.config(), edge.roster.card(voice.model))
         | {
-            "ready": edge.ready(voice.model),
+            "ready": edge.roster.ready(voice.model),
             "runs": Counter(
                 worker.revision
                 for worker in edge.seating.fleet.workers
@@ -30,7 +30,7 @@ def voices(edge: Edge, *, reasons: bool = True) -> list[dict[str, Any]]:
             ),
             "failures": {
                 revision: reason if reasons else UNSAID
-                for (model, revision), reason in edge.failures.items()
+                for (model, revision), reason in edge.roster.failures.items()
                 if model == voice.model
             },
         }
@@ -97,6 +97,8 @@ def describe(name: str, config: Config, card: wire.Card | None) -> dict[str, Any
         "latency_ms": latency_ms,
         "params": dict(voice.params),
         "controls": {} if card is None else _controls(card.controls),
+        "kind": config.models[voice.model].kind if card is None else card.kind,
+        "labels": [] if card is None else list(card.labels),
         "understudy": cover.name if (cover := config.understudy_of(voice)) else None,
     }
 

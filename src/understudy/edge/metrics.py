@@ -112,7 +112,7 @@ class FleetCollector(Collector):
         busy = CounterMetricFamily(
             "understudy_worker_busy_seconds", "Spent in the model's steps.", labels=["model"]
         )
-        for model, seconds in self._edge.busy_s().items():
+        for model, seconds in self._edge.roster.busy_s().items():
             busy.add_metric([model], seconds)
         yield busy
 

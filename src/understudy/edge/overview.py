@@ -91,7 +91,8 @@ class Overview:
         regions = {worker.region for worker in up} | {row.region for row in fleet.sessions}
         return {
             "now_s": now,
-            "regions": sorted(regions | {edge.region}),
+            "edges": [{"name": row.name, "region": row.region} for row in fleet.edges],
+            "regions": sorted(regions | {row.region for row in fleet.edges} | {edge.region}),
             "workers": [self._worker(worker, now) for worker in up],
             "sessions": [self._session(row, seats) for row in fleet.sessions] if names else [],
             "moves": list(edge.moves) if names else [],
@@ -183,7 +184,7 @@ class Overview:
                 "revision": revision,
                 "reason": reason if reasons else UNSAID,
             }
-            for (model, revision), reason in {**found, **self._edge.failures}.items()
+            for (model, revision), reason in {**found, **self._edge.roster.failures}.items()
         ]
 
 

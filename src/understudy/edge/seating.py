@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from understudy.config import Config
 from understudy.core import wire
@@ -21,12 +22,16 @@ from understudy.core.ledger import Role
 from understudy.core.pools import DEFAULT_BOOT_S, last_seats, waiting_for
 from understudy.core.seats import choose
 from understudy.core.session import Event, State
+from understudy.edge.errands import Errands
 from understudy.edge.links import WorkerLink
-from understudy.edge.session import Part, Session
+from understudy.edge.part import Part
+from understudy.edge.session import Session
 from understudy.seams import Clock, Store
 
 log = logging.getLogger(__name__)
 
+STRANGE_S: Final = 10.0
+MOST_ABLE: Final = 20
 LOOK_S: Final = 0.5  # how often the store is read where nothing is said to have changed
 
 
@@ -43,8 +48,7 @@ class Seating:
         name: str,
         region: str,
         clock: Clock,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
-        insist: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
+        errands: Errands,
     ) -> None:
         self._store = store
         self._config = config
@@ -54,9 +58,10 @@ class Seating:
         self._name = name
         self._region = region
         self._clock = clock
-        self._spawn = spawn
-        self._insist = insist
+        self._errands = errands
         self._news = asyncio.Event()
+        self._strangers: dict[str, float] = {}  # sessions that nobody here knows, since when
+        self._able: set[str] = set()  # who waited at the last look although there was room
         self._lengths_s: deque[float] = deque(maxlen=100)  # of sessions that ended
         self.fleet = Fleet()
         self.changed: Callable[[], None] = lambda: None  # the controller wants to know
@@ -75,7 +80,7 @@ class Seating:
                 session.offer(link, placement.slot, role, "connect")
                 return
         session.seats_pending += 1
-        self._spawn(self._seek(session))
+        self._errands.spawn(self._seek(session))
 
     async def _seek(self, session: Session) -> None:
         async with session.seating:
@@ -85,7 +90,7 @@ class Seating:
 
     async def _find_seat(self, session: Session) -> None:
         try:
-            roles = [Role.LEAD]
+            roles = [] if session.is_apart else [Role.LEAD]
             if session.performer is None and Role.UNDERSTUDY in session.cast:
                 roles.append(Role.UNDERSTUDY)
             for role in roles:
@@ -107,7 +112,7 @@ class Seating:
 
     async def _place(self, session: Session, role: Role) -> Placement | None:
         request = self._request(session, role)
-        placement = await self._store.place(request)
+        placement = await self._take(session, request) or await self._store.place(request)
         if placement is None:
             return None
         link = self._links.get(placement.worker)
@@ -128,24 +133,39 @@ class Seating:
             for (name, of), card in self._cards.items()
             if name == model and not session.lock.fits(card)
         )
-        where = (self._region, revision, misfits, role, why, self._name)
+        where = (self._region, revision, misfits, role, why, self._name, session.is_suspect)
         return Request(session.id, model, *where)
 
     def guess(self, session: Session, row: SessionRow) -> Seat | None:
         """The seat that a session will most likely be given, by what was last read: so that it is
         begun and seated in one go. A wrong guess costs nothing but another try."""
-        rtt_s = {
-            link.worker.id: link.rtt_s
-            for link in self._links.values()
-            if link.worker.state is WorkerState.READY
-        }
         for role in session.cast:
-            chosen = choose(self.fleet, row, self._request(session, role), rtt_s)
+            chosen = self._choose(session, row, role)
             if chosen is not None:
                 seat = Seat(row.id, chosen.worker, chosen.slot, role, 0, "connect")
                 self._assume(seat)
                 return seat
         return None
+
+    def _choose(self, session: Session, row: SessionRow, role: Role) -> Placement | None:
+        rtt_s = {
+            link.worker.id: link.rtt_s
+            for link in self._links.values()
+            if link.worker.state is WorkerState.READY
+        }
+        return choose(self.fleet, row, self._request(session, role), rtt_s)
+
+    async def _take(self, session: Session, request: Request) -> Placement | None:
+        """The slot that most likely is free, in one statement; None: it was not, or none is."""
+        row = next((row for row in self.fleet.sessions if row.id == session.id), None)
+        chosen = self._choose(session, row, request.role) if row is not None else None
+        if chosen is None:
+            return None
+        turns = [seat.turn for seat in self.fleet.seats if seat.session == session.id]
+        turn = max(turns, default=-1) + 1
+        seat = Seat(session.id, chosen.worker, chosen.slot, request.role, turn, request.why)
+        self._assume(seat)
+        return chosen if await self._store.take(seat, self._name) else None
 
     def _assume(self, seat: Seat) -> None:
         """Until the store is read again, nobody else is guessed to get that seat."""
@@ -158,13 +178,13 @@ class Seating:
 
     def release(self, session: Session, part: Part) -> None:
         session.seats_pending += 1
-        self._spawn(self._release(session, part))
+        self._errands.spawn(self._release(session, part))
 
     async def _release(self, session: Session, part: Part) -> None:
         async with session.seating:
             try:
                 seat = (session.id, part.worker, part.slot, self._name)
-                await self._insist(lambda: self._store.release(*seat))
+                await self._errands.insist(lambda: self._store.release(*seat))
             finally:
                 session.seats_pending -= 1
                 session.seats_changed += 1
@@ -202,6 +222,7 @@ class Seating:
         ]:
             self.edges_changed()
         self._find_lost(before)
+        self._seek_anew(before)
         # The lead before the understudy: who has the one needs no other.
         for seat in sorted(self.fleet.seats, key=lambda seat: (seat.role, seat.turn)):
             session, link = self._sessions.get(seat.session), self._links.get(seat.worker)
@@ -219,10 +240,40 @@ class Seating:
             session, row = self._sessions.get(name), rows.get(name)
             if session is None or session.state is State.ENDED:
                 continue
-            if row is not None and row.orphaned_s is not None:
+            if session.seats_pending or before[name] != session.seats_changed:
+                continue  # what was read may be older than what this edge has done since
+            if row is None or row.orphaned_s is not None:
+                session.seats_pending += 1
                 self.reclaim(session)
-            elif row is None or row.edge != self._name or row.reason:
+            elif row.edge != self._name or row.reason:
                 session.on(Event.TAKEN_OVER)
+        # ... and those that are written as ours, but that nobody here knows: an answer was lost.
+        now = self._clock.now()
+        strange = {
+            row.id for row in rows.values() if row.edge == self._name
+        } - self._sessions.keys()
+        self._strangers = {name: self._strangers.get(name, now) for name in strange}
+        for name, since_s in self._strangers.items():
+            if now - since_s > STRANGE_S:
+                end = partial(self._store.end, name, "edge_lost", self._clock.wall(), self._name)
+                self._errands.spawn(self._errands.insist(end))
+
+    def _seek_anew(self, before: Mapping[str, int]) -> None:
+        """Who waits although there is room, in two looks: the controller may be away, or mean a
+        worker that this edge does not reach."""
+        able: set[str] = set()
+        rows = {row.id: row for row in self.fleet.sessions}
+        for name in before:
+            session, row = self._sessions.get(name), rows.get(name)
+            if session is None or row is None or session.seats_pending or session.is_apart:
+                continue
+            if not session.wants_lead or len(able) >= MOST_ABLE:
+                continue
+            if self._choose(session, row, Role.LEAD) is not None:
+                able.add(name)
+                if name in self._able:
+                    self.seek(session)
+        self._able = able
 
     # words for those who wait
 

@@ -7,23 +7,33 @@ import logging
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
 
-from understudy.config import Voice
 from understudy.core import wire
 from understudy.core.audio import SampleLock
 from understudy.core.errors import Internal, ModelFailed, UnderstudyError
 from understudy.core.fleet import Placement
+from understudy.core.labels import Labels, as_event
 from understudy.core.ledger import Interval, Meter, Role
 from understudy.core.session import DEADLINES, TABLE, Effect, Event, State, advance
 from understudy.core.wire import BYTES_PER_SAMPLE
 from understudy.edge.links import WorkerLink
+from understudy.edge.part import Casting, Client, Part, Placing
+from understudy.edge.silence import Silence
 from understudy.seams import Clock
 
 log = logging.getLogger(__name__)
 
 USAGE_S = 1.0
+# A session whose workers die this soon after they took it, one after the other, is suspected.
+QUICK_S = 5.0
+SUSPICIOUS_DEATHS = 2
+APART_S = 4.0
+FORGIVEN_S = 60.0
+TOGETHER_S = 0.3  # who came within this of each other came together
+# Silence without one answer, or an opening without an end: whoever has the slot is not ours.
+STUCK_S = 2.0
+OPENING_S = 5.0
+FATAL_DEATHS = 5
 SEQS = 1 << 20  # so many intervals each edge may write of a session, none over another's
 # Bound once, for every frame passes here: a member looked up on its enum costs a call.
 _LIVE, _MOVING, _FLUSHING, _ENDED = State.LIVE, State.MOVING, State.FLUSHING, State.ENDED
@@ -35,79 +45,6 @@ REASONS = {
     Event.FAIL: "error",
     Event.SHUTDOWN: "shutdown",
 }
-
-
-class Client(Protocol):
-    """What a session needs of its user's connection."""
-
-    def send_event(self, event: wire.ServerEvent) -> None: ...
-
-    def send_audio(self, pcm: bytes) -> None: ...
-
-    def close(self, code: int, reason: str = "") -> None: ...
-
-
-class Placing(Protocol):
-    """What a session needs of the edge."""
-
-    def seek(self, session: Session) -> None: ...
-
-    def release(self, session: Session, part: Part) -> None: ...
-
-    def promoted(self, session: Session, source: str | None, part: Part) -> None: ...
-
-    def meter(self, session: Session) -> None: ...
-
-    def ended(self, session: Session) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Casting:
-    """Who performs in a role: the voice, and the card of its model."""
-
-    voice: Voice
-    card: wire.Card
-
-    def params(self, wish: wire.Params) -> dict[str, float]:
-        """The voice's numbers with the user's over them, as far as this model takes them."""
-        controls = self.card.controls
-        merged = dict(self.voice.params)
-        for name, value in wish.items():
-            if control := controls.get(name):
-                merged[name] = min(max(value, control.min), control.max)
-        return merged
-
-
-class Part:
-    """A session's slot on one worker (links.Performing)."""
-
-    def __init__(
-        self, session: Session, link: WorkerLink, slot: int, role: Role, casting: Casting, why: str
-    ) -> None:
-        self.session = session
-        self.link = link
-        self.slot = slot
-        self.role = role
-        self.casting = casting
-        self.why = why  # it came, in a word or two
-        self.is_open = False
-
-    @property
-    def worker(self) -> str:
-        return self.link.worker.id
-
-    def answer(self, position: int, pcm: memoryview, step_s: float, now: float) -> None:
-        self.session.answer(self, position, pcm, step_s, now)
-
-    def opened(self) -> None:
-        self.is_open = True
-        self.session.part_opened(self)
-
-    def slot_lost(self) -> None:
-        self.session.part_lost(self)
-
-    def refused(self, message: str) -> None:
-        self.session.fail(ModelFailed(f"{self.casting.voice.name}: {message}"))
 
 
 class Session:
@@ -140,6 +77,9 @@ class Session:
         self.client: Client | None = client
         self._new_lock = new_lock
         self.lock = new_lock()
+        self._listens = cast[Role.LEAD].card.listens
+        self._labels = Labels()
+        self.silence: Silence | None = None  # where its voice skips silence
         self._changes = deque([(0, self.wish)])  # (input position, the wish from there on)
         self._placing = placing
         self._clock = clock
@@ -151,8 +91,14 @@ class Session:
         self._heard_s = dict.fromkeys(Role, 0.0)  # before `_counted`, and on lost connections
         self._counted = 0  # samples heard up to here are in `_heard_s`
         self._meter = Meter(self.lock.rate_hz, epoch * SEQS)
+        self._answered = False  # since the last tick
+        self._silent_then_s = 0.0  # when the last answer came
+        self._died_s = 0.0
+        self.deaths = 0  # of workers in a row, soon after they took it
+        self.apart_until_s: float | None = None
         self._metered_part: tuple[str, str, str, Role] = ("", "", "", Role.LEAD)
         self._silent_before_s = 0.0
+        self._skipped_before_s = 0.0
         # Each session at its own time within the second: those that came together (everybody,
         # after a restart) would have their usage told in one burst that delays all audio.
         self._usage_s = self.since_s - zlib.crc32(session_id.encode()) % 1000 / 1000 * USAGE_S
@@ -203,11 +149,15 @@ class Session:
         fits = link.card is not None and self.lock.fits(link.card)
         if role is Role.LEAD and not fits:
             return  # it keeps the seat, or it would be given the next such one; nobody is heard
-        if casting is None or not fits or (role is Role.UNDERSTUDY and has_lead):
+        stays_away = self.is_apart if role is Role.LEAD else has_lead
+        if casting is None or not fits or stays_away:
             self._placing.release(self, part)
         elif self.coming is None and (self.state, Event.SLOT) in TABLE:
             self.coming = part
             self.on(Event.SLOT)
+
+    def now(self) -> float:
+        return self._clock.now()
 
     @property
     def has_performed(self) -> bool:
@@ -226,6 +176,10 @@ class Session:
         if limit is not None and now - self.since_s > limit:
             self.on(Event.DEADLINE)
             return
+        if self.apart_until_s is not None and now > self.apart_until_s:
+            self.apart_until_s = None
+            if self.wants_lead:
+                self._placing.seek(self)
         if self.state is _MOVING and self.lock.fading and self.lock.is_overdue(now):
             # One of the two is stuck.
             if self.lock.newcomer_is_ahead:
@@ -238,9 +192,24 @@ class Session:
             if self.performer is not None:
                 self.performer.link.say(type="shed", slot=self.performer.slot, position=until)
             self._send()
+        self._check_performer(now)
         if now - self._usage_s >= USAGE_S and self.state in (_LIVE, _MOVING):
             self._usage_s = now
             self.tell(self.usage())
+
+    def _check_performer(self, now: float) -> None:
+        stuck = None
+        if self._answered or self.state is not _LIVE:
+            self._answered, self._silent_then_s = False, self.lock.silent_s
+        elif self.lock.silent_s - self._silent_then_s > STUCK_S:
+            stuck, self._silent_then_s = self.performer, self.lock.silent_s
+        if self.state is State.OPENING and now - self.since_s > OPENING_S:
+            stuck = self.coming
+        if stuck is not None:
+            words = ("session %s: worker %s does not answer", self.id, stuck.worker)
+            log.warning(*words, extra={"session": self.id, "worker": stuck.worker})
+            stuck.link.release(stuck.slot, stuck)
+            stuck.slot_lost()
 
     # the client's side
 
@@ -249,10 +218,15 @@ class Session:
             return  # nothing counts after `stop`
         position, model_pcm = self.lock.feed(pcm, self._clock.now())
         if model_pcm:
-            if self.performer is not None:
+            kept_back = self.silence is not None and self.silence.lasts
+            if self.silence is not None:
+                self.silence.ear.push(model_pcm)
+            if self.performer is not None and not kept_back:
                 self.performer.link.audio(self.performer.slot, position, model_pcm)
             if self.coming is not None:
                 self.coming.link.audio(self.coming.slot, position, model_pcm)
+            if self.silence is not None:
+                self.silence.answer()
         self._send()
 
     def set_params(self, wish: wire.Params) -> None:
@@ -284,7 +258,8 @@ class Session:
     def rejoin(self, client: Client, wish: wire.Params, new_lock: Callable[[], SampleLock]) -> None:
         """The user is back, on a new connection."""
         self.client, self.wish, self._new_lock = client, wish, new_lock
-        self.on(Event.RESUME)
+        seated = self.performer is not None or self.coming is not None
+        self.on(Event.RESUME if seated else Event.RESUME_SEATLESS)
 
     def tell(self, event: wire.ServerEvent) -> None:
         if self.client is not None:
@@ -305,6 +280,7 @@ class Session:
             silent_s=round(self.silent_s, 3),
             queue_ms=queue,
             engine_ms=engine,
+            skipped_s=round(self._skipped_before_s + self.lock.skipped_s, 3),
         )
 
     @property
@@ -347,8 +323,11 @@ class Session:
     # the workers' side
 
     def answer(self, part: Part, position: int, pcm: memoryview, step_s: float, now: float) -> None:
+        self._answered = True
         if part is self.performer:
             self.lock.answer(position, pcm, step_s, now)
+            if self.silence is not None:
+                self.silence.answer()
         elif part is self.coming and self.state is _MOVING:
             self.lock.join(position, pcm, part.casting.card, step_s, now)
         else:
@@ -357,19 +336,41 @@ class Session:
         if self.state is _MOVING and not self.lock.crossing:
             self.on(Event.CROSSED)
 
+    def hear(self, part: Part, labels: list[wire.Heard]) -> None:
+        """What a listener says."""
+        listened = self.lock.listened
+        if listened is None:
+            return
+        if part is self.performer:
+            self._tell_labels(self._labels.tell(labels, listened))
+        elif part is self.coming:
+            self._labels.hold(labels, listened)
+
+    def _tell_labels(self, labels: list[wire.Heard]) -> None:
+        ratio = self.lock.rate_hz / self.lock.model_hz
+        for one in labels:
+            self.tell(as_event(self.id, one, ratio, self.lock.received))
+
     def part_opened(self, part: Part) -> None:
         if part is self.coming:
             self.on(Event.OPENED)
 
     def part_lost(self, part: Part) -> None:
         now = self._clock.now()
+        if part in (self.performer, self.coming) and not part.link.left:
+            self._suspect(part, now)
+            if self.state is _ENDED:
+                return
         if part is self.coming:
             self.coming = None
+            self._labels.part()
             self.lock.part(now)
             self._placing.release(self, part)
             self.on(Event.COMING_LOST)
         elif part is self.performer:
             self.performer = None
+            if self.silence is not None:
+                self.silence.over()
             self.lock.leave(now)
             self._placing.release(self, part)
             self.on(Event.SLOT_LOST)
@@ -383,11 +384,44 @@ class Session:
                 part.link.release(part.slot, part)
                 part.slot_lost()
 
+    def _suspect(self, part: Part, now: float) -> None:
+        """Its worker died. Was it this session's doing? Nobody knows; but where worker after
+        worker dies as soon as it takes it, the session is kept apart for a while, so that those
+        who shared them part company, and in the end is stopped, not passed around."""
+        if part.open_s is not None and part.open_s < part.link.newest_s - TOGETHER_S:
+            return  # it went well until somebody else came
+        if now - self._died_s > FORGIVEN_S:
+            self.deaths = 0
+        self._died_s = now
+        quick = part.open_s is None or now - part.open_s < QUICK_S
+        self.deaths = self.deaths + 1 if quick else 0
+        if self.deaths >= FATAL_DEATHS:
+            self.fail(
+                ModelFailed(
+                    f"{self.deaths} workers in a row died within {QUICK_S:.0f} s of taking this "
+                    "session, so it is stopped; if it happens again, tell who runs the server"
+                )
+            )
+        elif self.deaths >= SUSPICIOUS_DEATHS:
+            apart_s = zlib.crc32(f"{self.id}{self.deaths}".encode()) % 1000 / 1000 * APART_S
+            self.apart_until_s = now + APART_S / 4 + apart_s
+            words = ("session %s has lost %d workers in a row", self.id, self.deaths)
+            log.warning(*words, extra={"session": self.id})
+
+    @property
+    def is_suspect(self) -> bool:
+        return self.deaths >= SUSPICIOUS_DEATHS
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether no lead is to take it now."""
+        return self.apart_until_s is not None
+
     # effects
 
     def _send(self) -> None:
         pcm = self.lock.take()
-        if pcm and self.client is not None:
+        if pcm and self.client is not None and not self._listens:
             self.client.send_audio(pcm)
         if self.state is _FLUSHING and self.lock.done:
             self.on(Event.FLUSHED)
@@ -395,6 +429,8 @@ class Session:
     def _open(self) -> None:
         part = self.coming
         assert part is not None
+        if self.silence is not None:  # both have to hear the same
+            self.silence.wake()
         if self.performer is not None:
             self.lock.meet()
         position, context = self.lock.context(part.casting.card)
@@ -434,12 +470,16 @@ class Session:
                 latency_ms=round(self.lock.latency / self.lock.rate_hz * 1e3, 3),
                 latency_samples=self.lock.latency,
                 resume=self.resume,
+                kind=part.casting.card.kind,
             )
         )
+        if self.lock.listened is not None:
+            self._tell_labels(self._labels.join(self.lock.listened))
         self._placing.promoted(self, before or None, part)
 
     def _drop(self) -> None:
         if self.coming is not None:
+            self._labels.part()
             self.lock.part(self._clock.now())
             part, self.coming = self.coming, None
             self._give_back(part)
@@ -449,6 +489,8 @@ class Session:
         self._placing.release(self, part)
 
     def _flush(self) -> None:
+        if self.silence is not None:
+            self.silence.wake()
         position, pcm = self.lock.finish(self._clock.now())
         part = self.performer or self.coming
         if part is not None and pcm:
@@ -461,18 +503,21 @@ class Session:
         self._send()
 
     def _rejoin(self) -> None:
-        """Whoever has the session opens it anew on the same slot."""
+        """Whoever has the session, if anybody does, opens it anew on the same slot."""
         self._placing.meter(self)
         self._meter.performer(self.lock.heard)
         self._count()
         self._silent_before_s += self.lock.silent_s
+        self._skipped_before_s += self.lock.skipped_s
         self.lock = self._new_lock()
+        self.silence = None if self.silence is None else self.silence.anew()
+        self._labels = Labels()
         self._counted = 0
         self._changes = deque([(0, self.wish)])
         self._meter = Meter(self.lock.rate_hz, self._meter.next_seq)
         self.coming, self.performer = self.performer or self.coming, None
-        assert self.coming is not None
-        self.coming.is_open = False
+        if self.coming is not None:
+            self.coming.is_open = False
 
     def _release(self) -> None:
         for part in (self.performer, self.coming):
@@ -481,6 +526,8 @@ class Session:
         self.performer = self.coming = None
 
     def _finish(self) -> None:
+        if self.silence is not None:
+            self.silence.ear.close()
         self._placing.ended(self)
         usage = self.usage()
         self.tell(usage)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from understudy.config_providers import ProviderSpec
 from understudy.core.errors import ConfigError
 from understudy.providers.local import LocalProvider
-from understudy.providers.node_secrets import NodeSecrets
 from understudy.seams import Clock
 
 if TYPE_CHECKING:
@@ -19,21 +18,25 @@ if TYPE_CHECKING:
 
 
 def new_provider(
-    spec: ProviderSpec, spec_json: Callable[[str, str], str], secrets: NodeSecrets, clock: Clock
+    spec: ProviderSpec,
+    spec_json: Callable[[str, str], str],
+    sign: Callable[[str], str],
+    clock: Clock,
 ) -> AnyProvider:
     """The provider that understudy.toml names. Raises ConfigError.
 
-    `spec_json(model, revision)`: what a worker is to load, as JSON; `secrets`: the fleet's.
+    `spec_json(model, revision)`: what a worker is to load, as JSON; `sign(node)`: what its
+    worker shows to an edge.
     """
     match spec.name:
         case "local":
-            return LocalProvider(spec_json)
+            return LocalProvider(spec_json, sign)
         case "ray":
             from understudy.providers.ray import RayProvider
 
-            return RayProvider(spec, spec_json, secrets)
+            return RayProvider(spec, spec_json, sign)
         case "skypilot":
             from understudy.providers.skypilot import SkyPilotProvider
 
-            return SkyPilotProvider(spec, spec_json, secrets, clock)
+            return SkyPilotProvider(spec, spec_json, sign, clock)
     raise ConfigError(f"[fleet] provider = {spec.name!r} cannot be used by this command")

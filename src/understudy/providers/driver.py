@@ -110,13 +110,11 @@ class Driver:
         finally:
             if self._process is process:
                 self._process = None
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
             waiting_now, self._waiting = self._waiting, {}
             for waiting in waiting_now.values():
                 if not waiting.done():
                     waiting.set_exception(ProviderFailed("its process ended; it is started again"))
+            await _end(process)
 
     async def close(self) -> None:
         """Ends the child; what it rented stays."""
@@ -125,9 +123,15 @@ class Driver:
             return
         assert process.stdin is not None
         process.stdin.close()
-        try:
-            await asyncio.wait_for(process.wait(), STOP_S)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await _end(process)
         await reading
+
+
+async def _end(process: Process) -> None:
+    """Waits for a child that has been told to leave, or can no longer be told anything."""
+    try:
+        await asyncio.wait_for(process.wait(), STOP_S)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

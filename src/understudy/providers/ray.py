@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -18,7 +18,6 @@ from understudy.config_providers import ProviderSpec, link_of
 from understudy.core.errors import ProviderFailed
 from understudy.core.fleet import Node
 from understudy.providers.driver import Driver
-from understudy.providers.node_secrets import NodeSecrets
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +35,12 @@ class RayProvider:
         self,
         spec: ProviderSpec,
         spec_json: Callable[[str, str], str],
-        secrets: NodeSecrets,
+        sign: Callable[[str], str],
     ) -> None:
         """`spec_json(model, revision)` is what a worker reads from its standard input."""
         self._spec = spec
         self._spec_json = spec_json
-        self._secrets = secrets
+        self._sign = sign
         self._pending_s = spec.options.get("pending_s", PENDING_S)
         self._known: dict[str, Node] = {}  # as of the last look
         self._looked = False
@@ -53,9 +52,8 @@ class RayProvider:
         self._driver = Driver("understudy.providers.ray_driver", json.dumps(cluster))
         self.urls: dict[str, str] = {}  # region -> of the edge to dial, where the file names none
 
-    def admits(self, node: str, secret: str) -> bool:
-        """Whether a worker that dials in is one of a node that was started and not stopped."""
-        return node in self._known and self._secrets.admits(node, secret)
+    def refusal(self, node: Node, ahead: Iterable[Node] = ()) -> str | None:
+        return None  # the cluster says so itself
 
     async def start(self, node: Node) -> None:
         """Returns once Ray has taken it, be there room now or not. Raises NoCapacity where there
@@ -77,7 +75,7 @@ class RayProvider:
         }
         worker = [
             ["--url", url, "--node", node.id, "--region", node.region],
-            self._secrets.of(node.id),
+            self._sign(node.id),
             json.dumps({**spec, "device": kind.loads_on}),
         ]
         self._known[node.id] = node  # its worker may dial in before Ray has answered

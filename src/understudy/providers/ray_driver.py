@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +24,9 @@ from understudy.clock import SystemClock
 from understudy.providers.driver_child import Refused, serve
 
 GONE_S: Final = 20.0  # how long an actor that was killed may still be listed
+CONNECT_S: Final = 5.0
+STARTING_S: Final = 2.0  # how long one that is returned may take to say that it is there
+_HOST_PORT: Final = re.compile(r"(?:ray://)?([^/]+):(\d+)")
 _connecting = threading.Lock()
 _clock = SystemClock()
 
@@ -84,13 +89,17 @@ class Cluster:
             if ray.is_initialized():
                 return
             try:
+                if (host_port := _HOST_PORT.fullmatch(self._address)) is not None:
+                    # Ray itself waits for minutes.
+                    at = (host_port[1].strip("[]"), int(host_port[2]))
+                    socket.create_connection(at, timeout=CONNECT_S).close()
                 ray.init(
                     address=self._address,
                     namespace=self._namespace,
                     logging_level="ERROR",
                     log_to_driver=False,
                 )
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 raise Refused(
                     "provider_failed",
                     f"no Ray cluster answers at {self._address!r} ({error}); start one with `ray "
@@ -153,7 +162,9 @@ class Cluster:
                     continue
             one = self._held[name]
             try:
-                if ray.wait([one.up], timeout=0)[0]:
+                # One that has no room yet says nothing. One that is killed as it starts leaves a
+                # worker that reads the end of its pipe, and goes a moment later than we return.
+                if ray.wait([one.up], timeout=STARTING_S)[0]:
                     ray.get(one.actor.stop.remote(grace_s), timeout=grace_s + 5.0)
             except (RayError, GetTimeoutError):
                 pass  # it is dead or hangs

@@ -15,7 +15,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Final
@@ -24,7 +24,6 @@ from understudy.config_providers import NodeKind, ProviderSpec, link_of
 from understudy.core.errors import ProviderFailed
 from understudy.core.fleet import Node
 from understudy.providers.driver import Driver
-from understudy.providers.node_secrets import NodeSecrets
 from understudy.seams import Clock
 
 log = logging.getLogger(__name__)
@@ -46,13 +45,13 @@ class SkyPilotProvider:
         self,
         spec: ProviderSpec,
         spec_json: Callable[[str, str], str],
-        secrets: NodeSecrets,
+        sign: Callable[[str], str],
         clock: Clock,
     ) -> None:
         """`spec_json(model, revision)` is what a worker reads from its standard input."""
         self._spec = spec
         self._spec_json = spec_json
-        self._secrets = secrets
+        self._sign = sign
         self._clock = clock
         self._prefix = f"understudy-{spec.fleet}_"  # a fleet's name has no _
         self._driver = Driver(
@@ -66,9 +65,8 @@ class SkyPilotProvider:
         self._looked_s: float | None = None
         self.urls: dict[str, str] = {}  # not used: the file names each region's edge
 
-    def admits(self, node: str, secret: str) -> bool:
-        """Whether a worker that dials in is one of a node that was started and not stopped."""
-        return node in self._known and self._secrets.admits(node, secret)
+    def refusal(self, node: Node, ahead: Iterable[Node] = ()) -> str | None:
+        return None  # the clouds say so themselves
 
     async def start(self, node: Node) -> None:
         """Returns once the machine is there, which takes minutes. Raises NoCapacity if no place
@@ -108,7 +106,7 @@ class SkyPilotProvider:
             "setup": f"python3 -m venv ~/understudy && ~/understudy/bin/pip install {install}",
             "run": f"exec ~/understudy/bin/python -m understudy.worker.launch {shlex.join(worker)}",
             "envs": {"UNDERSTUDY_WORKER_SPEC": json.dumps({**spec, "device": kind.loads_on})},
-            "secrets": {"UNDERSTUDY_WORKER_SECRET": self._secrets.of(node.id)},
+            "secrets": {"UNDERSTUDY_WORKER_SECRET": self._sign(node.id)},
         }
 
     async def stop(self, node: str) -> None:

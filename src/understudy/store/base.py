@@ -67,17 +67,20 @@ class SqlStore(ABC):
     async def beat(self, edge: EdgeRow) -> None:
         await self._run(Kind.EACH, transactions.beat, edge)
 
-    async def lose(self, edge: str, at_s: float) -> int:
-        return await self._run(Kind.WRITE, transactions.lose, edge, at_s)
+    async def lose(self, edge: str, at_s: float, beat: int | None = None) -> int:
+        return await self._run(Kind.WRITE, transactions.lose, edge, at_s, beat)
 
     async def link(self, link: Link) -> bool:
-        return await self._run(Kind.WRITE, transactions.link, link)
+        return await self._run(Kind.EACH, transactions.link, link)
 
     async def unlink(self, worker: str, edge: str) -> None:
         await self._run(Kind.WRITE, transactions.unlink, worker, edge)
 
     async def begin(self, row: SessionRow, seat: Seat | None = None) -> bool:
         return await self._run(Kind.WRITE, transactions.begin, row, seat)
+
+    async def take(self, seat: Seat, edge: str) -> bool:
+        return await self._run(Kind.WRITE, transactions.take, seat, edge)
 
     async def place(self, request: Request) -> Placement | None:
         return await self._run(Kind.WRITE, transactions.place, request)
@@ -94,8 +97,10 @@ class SqlStore(ABC):
     async def evict(self, session: str, reason: str) -> None:
         await self._run(Kind.EACH, transactions.evict, session, reason)
 
-    async def adopt(self, user: str, resume: str, edge: str, region: str) -> SessionRow | None:
-        return await self._run(Kind.WRITE, transactions.adopt, user, resume, edge, region)
+    async def adopt(
+        self, user: str, resume: str, edge: str, region: str, *, orphan: bool = False
+    ) -> SessionRow | None:
+        return await self._run(Kind.WRITE, transactions.adopt, user, resume, edge, region, orphan)
 
     async def expire(self, before_s: float) -> int:
         return await self._run(Kind.WRITE, transactions.expire, before_s)

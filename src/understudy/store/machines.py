@@ -46,24 +46,28 @@ def orders(machine: str | None) -> Transaction[list[Order]]:
 
 def order(node: Node, light: bool) -> Transaction[str | None]:
     """Asks a machine of the region to run a node: the emptiest one that has room; None: none has.
-    Asked again: the machine that was."""
+    Asked again: the machine that was. Its worker costs what the machine said that a GPU does."""
     known = yield Ask("SELECT machine FROM orders WHERE id = ?", (node.id,))
     if known:
         return str(known[0][0])
     room = "cpus" if light else "gpus"
     found = yield Ask(
-        f"SELECT name, {room} - (SELECT count(*) FROM orders WHERE machine = machines.name"
-        " AND light = ?) AS free FROM machines WHERE region = ? ORDER BY free DESC, name",
+        f"SELECT name, price_per_h, {room} - (SELECT count(*) FROM orders"
+        " WHERE machine = machines.name AND light = ?) AS free FROM machines WHERE region = ?"
+        " ORDER BY free DESC, name",
         (int(light), node.region),
     )
-    if not found or found[0][1] < 1:
+    if not found or found[0][2] < 1:
         return None
+    machine, price_per_h, _ = found[0]
     values = (node.id, node.model, node.revision, node.region, None, node.started_s)
     yield Ask(
         f"INSERT INTO orders ({_ORDER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1)",
-        (*values, found[0][0], int(light)),
+        (*values, machine, int(light)),
     )
-    return str(found[0][0])
+    if price_per_h and not light:
+        yield Ask("UPDATE workers SET price_per_h = ? WHERE id = ?", (price_per_h, node.id))
+    return str(machine)
 
 
 def cancel(node: str) -> Transaction[bool]:

@@ -21,6 +21,7 @@ import asyncpg
 from understudy.clock import SystemClock
 from understudy.core.errors import ConfigError, StoreAway, UnderstudyError
 from understudy.core.fleet import Seat, SessionRow
+from understudy.store import transactions
 from understudy.store.base import SqlStore
 from understudy.store.transactions import (
     VERSION,
@@ -108,6 +109,7 @@ class PostgresStore(SqlStore):
         self._random = random.Random()
         self._room = asyncio.Semaphore(CONNECTIONS)
         self._express = asyncio.Semaphore(EXPRESS)
+        self._beating = asyncio.Semaphore(1)  # who lives must be able to say so, however busy
         self._idle: list[Any] = []  # connections, the last used last
         self._closed = False
         self._away_since_s: float | None = None
@@ -156,9 +158,9 @@ class PostgresStore(SqlStore):
         return await asyncpg.connect(self._url, timeout=self._call_s, server_settings=_SESSION)
 
     @contextlib.asynccontextmanager
-    async def _connection(self, room: asyncio.Semaphore) -> AsyncIterator[Any]:
+    async def _connection(self, room: asyncio.Semaphore | None = None) -> AsyncIterator[Any]:
         """A connection that nobody else uses; kept for the next one unless it may be broken."""
-        async with room:
+        async with room or self._room:
             while self._idle and self._idle[-1].is_closed():
                 self._idle.pop()
             db = self._idle.pop() if self._idle else await self._connect()
@@ -184,13 +186,17 @@ class PostgresStore(SqlStore):
                 return seated
         return await super().begin(row, seat)
 
+    async def take(self, seat: Seat, edge: str) -> bool:
+        return await self._run(Kind.EACH, _take, seat, edge)
+
     # running transactions
 
     async def _run(
         self, kind: Kind, work: Callable[P, Transaction[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         failed: Exception | None = None
-        room = self._express if work is _begin else self._room
+        rooms = {_begin: self._express, transactions.beat: self._beating}
+        room = rooms.get(work, self._room)
         try:
             async with asyncio.timeout(self._call_s):
                 for tries in itertools.count():
@@ -295,6 +301,23 @@ def _begin(row: SessionRow, seat: Seat) -> Transaction[tuple[bool, bool]]:
     rows = yield Ask(_BEGIN_AT_ONCE, (*astuple(row), seat.worker, row.edge, *theirs))
     ((begun, seated),) = rows
     return bool(begun), bool(seated)
+
+
+_TAKE_AT_ONCE: Final = """WITH
+    kept AS (UPDATE workers SET draining = draining WHERE id = ? AND state = 'ready'
+        AND draining = 0 AND id IN (SELECT worker FROM links WHERE edge = ?)
+        AND EXISTS (SELECT 1 FROM sessions WHERE id = ? AND edge = ? AND ended_s IS NULL)
+        AND NOT EXISTS (SELECT 1 FROM seats WHERE session = ? AND turn >= ?) RETURNING id)
+    INSERT INTO seats (session, worker, slot, role, turn, why)
+        SELECT ?, id, CAST(? AS INTEGER), ?, CAST(? AS INTEGER), ? FROM kept
+        ON CONFLICT DO NOTHING RETURNING slot"""
+
+
+def _take(seat: Seat, edge: str) -> Transaction[bool]:
+    theirs = (seat.session, seat.slot, seat.role, seat.turn, seat.why)
+    guards = (seat.worker, edge, seat.session, edge, seat.session, seat.turn)
+    taken = yield Ask(_TAKE_AT_ONCE, (*guards, *theirs))
+    return bool(taken)
 
 
 async def _transact(db: Any, kind: Kind, transaction: Transaction[T]) -> T:

@@ -38,6 +38,8 @@ T = TypeVar("T")
 TAKE: Final = """INSERT INTO seats (session, worker, slot, role, turn, why)
     SELECT ?, ?, CAST(? AS INTEGER), ?, CAST(? AS INTEGER), ?
     WHERE NOT EXISTS (SELECT 1 FROM seats WHERE worker = ? AND slot = ?)
+    AND NOT EXISTS (SELECT 1 FROM seats WHERE session = ? AND turn >= ?)
+    AND EXISTS (SELECT 1 FROM sessions WHERE id = ? AND edge = ? AND ended_s IS NULL)
     AND EXISTS (SELECT 1 FROM workers WHERE id = ? AND state = 'ready' AND draining = 0
         AND id IN (SELECT worker FROM links WHERE edge = ?))
     RETURNING slot"""
@@ -104,7 +106,8 @@ _COUNTED: Final = ("taken", "linked")  # of a worker, out of other tables
 _rented: Final = attrgetter(*(field.name for field in fields(Worker) if field.name not in _COUNTED))
 _WORKER: Final = """id, model, revision, region, slots, state, started_s, price_per_h, ready_s,
     stopped_s, draining, (SELECT count(*) FROM seats WHERE worker = workers.id), reason,
-    (SELECT count(*) FROM links WHERE worker = workers.id)"""
+    (SELECT count(*) FROM links JOIN edges ON edges.name = links.edge
+     WHERE links.worker = workers.id)"""
 
 
 def _seat(row: Sequence[Any]) -> Seat:
@@ -239,14 +242,15 @@ def beat(edge: EdgeRow) -> Transaction[None]:
     )
 
 
-def lose(edge: str, at_s: float) -> Transaction[int]:
-    yield Ask("DELETE FROM edges WHERE name = ?", (edge,))
+def lose(edge: str, at_s: float, beat: int | None) -> Transaction[int]:
+    if beat is None:
+        yield Ask("DELETE FROM edges WHERE name = ?", (edge,))
+    elif not (
+        yield Ask("DELETE FROM edges WHERE name = ? AND beat = ? RETURNING name", (edge, beat))
+    ):
+        return 0  # it lives after all
     yield Ask("DELETE FROM links WHERE edge = ?", (edge,))
-    yield Ask(
-        "DELETE FROM seats WHERE session IN"
-        " (SELECT id FROM sessions WHERE edge = ? AND ended_s IS NULL)",
-        (edge,),
-    )
+    # Their seats are kept for now: the edge may be mute only, and still at work there.
     orphans = yield Ask(
         "UPDATE sessions SET edge = '', orphaned_s = ? WHERE edge = ? AND ended_s IS NULL"
         " RETURNING id",
@@ -300,12 +304,25 @@ def begin(row: SessionRow, seat: Seat | None) -> Transaction[bool]:
         # It ended between the two.
     if seat is None:
         return False
-    return (yield from _take(row.edge, seat))
+    return (yield from take(seat, row.edge))
 
 
-def _take(edge: str, seat: Seat) -> Transaction[bool]:
-    """A session's first seat, if that slot is free and its worker takes people of this edge."""
-    taken = yield Ask(TAKE, (*astuple(seat), seat.worker, seat.slot, seat.worker, edge))
+def take(seat: Seat, edge: str) -> Transaction[bool]:
+    """A seat for a session of the edge, if that slot is free and its worker takes people of it."""
+    taken = yield Ask(
+        TAKE,
+        (
+            *astuple(seat),
+            seat.worker,
+            seat.slot,
+            seat.session,
+            seat.turn,
+            seat.session,
+            edge,
+            seat.worker,
+            edge,
+        ),
+    )
     return bool(taken)
 
 
@@ -388,12 +405,18 @@ def evict(session: str, reason: str) -> Transaction[None]:
     yield Ask("UPDATE sessions SET reason = ? WHERE id = ? AND ended_s IS NULL", (reason, session))
 
 
-def adopt(user: str, resume: str, edge: str, region: str) -> Transaction[SessionRow | None]:
+def adopt(
+    user: str, resume: str, edge: str, region: str, orphan: bool
+) -> Transaction[SessionRow | None]:
+    # One that ended for want of an edge comes back to life, unless its user is live elsewhere.
     found = yield Ask(
-        "UPDATE sessions SET edge = ?, region = ?, epoch = epoch + 1, orphaned_s = NULL"
-        f" WHERE \"user\" = ? AND resume = ? AND ended_s IS NULL AND reason = ''"
-        f" RETURNING {_SESSION}",
-        (edge, region, user, resume),
+        "UPDATE sessions SET edge = ?, region = ?, epoch = epoch + 1, orphaned_s = NULL,"
+        " ended_s = NULL, reason = ''"
+        " WHERE \"user\" = ? AND resume = ? AND ((ended_s IS NULL AND reason = '') OR"
+        " (reason = 'edge_lost' AND NOT EXISTS (SELECT 1 FROM sessions AS other"
+        ' WHERE other."user" = sessions."user" AND other.ended_s IS NULL)))'
+        f"{' AND edge = ?' if orphan else ''} RETURNING {_SESSION}",
+        (edge, region, user, resume, *([""] if orphan else [])),
     )
     if not found:
         return None
@@ -410,6 +433,7 @@ def expire(before_s: float) -> Transaction[int]:
         " WHERE ended_s IS NULL AND edge = '' AND orphaned_s < ? RETURNING id",
         (before_s,),
     )
+    yield Ask("DELETE FROM seats WHERE session = ?", ended, many=True)
     return len(ended)
 
 

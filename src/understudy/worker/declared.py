@@ -9,14 +9,14 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.core.errors import ConfigError
-from understudy.core.wire import MAX_RATE_HZ, MIN_RATE_HZ, Control
-from understudy.seams import Model
+from understudy.core.wire import MAX_RATE_HZ, MIN_RATE_HZ, Control, Heard
+from understudy.seams import Listening, Model
 
 _INTEGERS: Final = {
     "frame": (1, math.inf, "1 or more samples"),
@@ -31,9 +31,14 @@ class Refused(Exception):
     """Why a model may not serve, in a sentence."""
 
 
-def check_attributes(model: Model, slots: int) -> None:
-    """Raises Refused if an attribute of seams.Model is missing or makes no sense."""
+def check_attributes(model: Model, slots: int, kind: str = "convert") -> None:
+    """Raises Refused if an attribute of seams.Model (or, of a listener, of seams.Listening) is
+    missing or makes no sense."""
     wanted = [*Model.__annotations__, "load", "open", "set_params", "step"]
+    if kind == "listen":
+        wanted += ["labels", "events"]
+    elif hasattr(model, "events"):
+        raise Refused('the model has `events`, so it listens; write kind = "listen" in voice.toml')
     if missing := [name for name in wanted if not hasattr(model, name)]:
         raise Refused(f"the model lacks {', '.join(missing)}; seams.Model says what each is")
     for name, (low, high, said) in _INTEGERS.items():
@@ -49,6 +54,8 @@ def check_attributes(model: Model, slots: int) -> None:
     context_s = model.context_s
     if type(context_s) not in (int, float) or not 0 <= context_s < math.inf:
         raise Refused(f"the model's context_s must be 0 or more seconds; it is {context_s!r}")
+    if kind == "listen":
+        _check_listening(cast(Listening, model))
     if model.slots != slots:
         raise Refused(
             f"the model has {model.slots} slots where voice.toml wants {slots}; take the "
@@ -67,6 +74,18 @@ def check_attributes(model: Model, slots: int) -> None:
             sane = False
         if not sane or not control.max < math.inf:
             raise Refused(f"the control {name!r} needs numbers with min <= default <= max")
+
+
+def _check_listening(model: Listening) -> None:
+    labels = model.labels
+    sane = isinstance(labels, list | tuple) and len(set(map(str, labels))) == len(labels) > 0
+    if not sane or not all(isinstance(label, str) and label for label in labels):
+        raise Refused(f"the model's labels must be a list of different names; it is {labels!r}")
+    if model.latency_samples:
+        raise Refused(
+            "a listener's latency_samples must be 0: its labels come when they come, and say by "
+            f"`start` and `at` what they are about; it is {model.latency_samples}"
+        )
 
 
 def check_params(params: Mapping[str, float], controls: Mapping[str, Control]) -> None:
@@ -109,12 +128,16 @@ class Watched:
         self._model = model
         self._path = path
         self.steps: list[tuple[float, int]] = []  # (seconds, samples)
+        self._active: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        if hasattr(model, "events"):
+            self.events = self._events  # here and only then: it tells a listener
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def step(self, frames: NDArray[np.float32], active: NDArray[np.bool_]) -> NDArray[np.float32]:
         started = time.perf_counter()
+        self._active = active
         with located("step", self._path):
             made: Any = self._model.step(frames, active)
         self.steps.append((time.perf_counter() - started, frames.shape[1]))
@@ -139,3 +162,25 @@ class Watched:
                 f"{sample} of the step); guard its divisions, logarithms and roots"
             )
         return made
+
+    def _events(self) -> list[Heard]:
+        model = cast(Listening, self._model)
+        with located("events", self._path):
+            heard = [Heard(*one) for one in model.events()]
+        last: dict[int, int] = {}
+        samples = self.steps[-1][1]
+        for one in heard:
+            known = isinstance(one.slot, int) and 0 <= one.slot < len(self._active)
+            if not known or not self._active[one.slot]:
+                raise Refused(f"{one}: events are of the slots that were active in the last step")
+            if not (0 < one.at <= samples and one.start <= one.at):
+                raise Refused(
+                    f"{one}: `at` counts from the step's first sample, so it is 1 to {samples} "
+                    "here, and `start` is no later"
+                )
+            if one.label not in model.labels or not math.isfinite(one.score):
+                raise Refused(f"{one}: a label is one of `labels`, and its score a number")
+            if one.at <= last.get(one.slot, 0):
+                raise Refused(f"{one}: a slot has its events in order, and one an `at`")
+            last[one.slot] = one.at
+        return heard

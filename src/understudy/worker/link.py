@@ -28,6 +28,7 @@ class Link(WSListener):
     def __init__(self, worker: Performing) -> None:
         self._worker = worker
         self.edge = ""  # its name, once it has said it
+        self.heard_s = 0.0  # when it last said anything
         self.transport: WSTransport | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

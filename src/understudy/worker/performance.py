@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from understudy.core.wire import Record, encode_header
+from understudy.core.wire import Heard, Record, encode_header, encode_labels
 from understudy.seams import Clock, Model
 from understudy.worker.link import Link
 from understudy.worker.slots import Output, Slots, card_of
@@ -45,6 +45,7 @@ class Performance:
     # links
 
     def connected(self, link: Link) -> None:
+        link.heard_s = self._clock.now()
         self.links.append(link)
         link.say(type="hello", **self._hello)
         if self._ready:
@@ -58,16 +59,14 @@ class Performance:
         self.news.set()
 
     def heard(self, link: Link, message: Mapping[str, Any]) -> None:
+        link.heard_s = self._clock.now()
         match message["type"]:
             case "ping":
                 link.say(type="pong", t=message["t"])
             case "edges":
-                twin = any(other.edge == message["edge"] for other in self.links if other != link)
                 link.edge = message["edge"]
                 self.edges = dict(message["edges"])
                 self.news.set()
-                if twin:  # dialled under two addresses
-                    link.disconnect()
             case "leave":
                 log.info("edge %s: %s", link.edge, message.get("why", "not needed"))
                 self.leave()
@@ -82,6 +81,9 @@ class Performance:
         try:
             match message["type"]:
                 case "open":
+                    old = self._owners.get(slot)
+                    if old is not None and old is not link:
+                        old.say(type="taken", slot=slot, n=self._numbers[slot])
                     self._owners[slot] = link
                     self._numbers[slot] = message["n"]
                     slots.open(slot, message["position"], message["params"])
@@ -154,9 +156,16 @@ class Performance:
         self._slots.refused.clear()
         for slot, message in refused:
             self._refuse(slot, message)
+        if self._slots.heard:  # before the audio that they are about
+            self._send_labels(self._slots.heard)
         self._send(outputs, took)
         if self._slots.due:
             self._wake()
+
+    def _send_labels(self, heard: list[Heard]) -> None:
+        for slot in {one.slot: None for one in heard}:
+            if (link := self._owners.get(slot)) is not None:
+                link.say(**encode_labels(slot, [one for one in heard if one.slot == slot]))
 
     def _send(self, outputs: list[Output], took: float) -> None:
         """One message an edge, however many of its sessions are on it."""

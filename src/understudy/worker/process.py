@@ -26,6 +26,8 @@ MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  # a priming may carry many seconds
 DIAL_S: Final = (0.1, 2.0)  # between two tries: at first, and at most
 CONNECT_S: Final = 5.0
 ALONE_S: Final = 120.0  # without any edge: then nobody needs it
+LOOK_S: Final = 1.0
+SILENCE_S: Final = 4.0  # of an edge, which pings each second: then it is dialled anew
 
 
 async def run(
@@ -81,8 +83,12 @@ class _Dialling:
     async def run(self) -> int:
         """Until there was no edge for too long; returns the process's exit status."""
         performance = self._performance
-        alone_since = self._clock.now()
+        alone_since = looked_s = self._clock.now()
         while self._clock.now() - alone_since < ALONE_S:
+            now, before = self._clock.now(), looked_s
+            looked_s = now
+            if now - before < 2 * LOOK_S:  # else we were away ourselves
+                self._drop_silent(now)
             if performance.links:
                 alone_since = self._clock.now()
             performance.news.clear()
@@ -95,12 +101,19 @@ class _Dialling:
                     task = asyncio.get_running_loop().create_task(self._dial(url))
                     self._tasks[url] = task
             try:
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(LOOK_S):
                     await performance.news.wait()
             except TimeoutError:
                 pass
         log.error("no edge could be reached for %.0f s", ALONE_S)
         return 1
+
+    def _drop_silent(self, now: float) -> None:
+        """Where an address has changed, or a cable is cut, no more than silence tells."""
+        for link in list(self._performance.links):
+            if now - link.heard_s > SILENCE_S:
+                log.warning("edge %s is silent; dialling anew", link.edge or "(unknown)")
+                link.disconnect()
 
     async def _dial(self, url: str) -> None:
         """One link's life, and the wait before the next try."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from understudy.core.wire import BYTES_PER_SAMPLE, Card
+from understudy.core.wire import BYTES_PER_SAMPLE, Card, Heard
 from understudy.seams import Model
 
 FULL_SCALE: Final = 32768.0
@@ -43,7 +43,14 @@ def card_of(model: Model) -> Card:
         slots=model.slots,
         controls=model.controls,
         alignment=model.alignment_samples,
+        kind="listen" if listens(model) else "convert",
+        labels=tuple(getattr(model, "labels", ())),
     )
+
+
+def listens(model: Model) -> bool:
+    """Whether it is a seams.Listening."""
+    return hasattr(model, "events")
 
 
 def warm_up(model: Model) -> None:
@@ -66,6 +73,8 @@ class Slots:
         self._slots: dict[int, _Slot] = {}
         self._fed: dict[int, _Slot] = {}  # those with a whole frame waiting
         self.refused: list[tuple[int, str]] = []  # (slot, why), for who steps to take
+        self.heard: list[Heard] = []  # of the last step, at positions in the session
+        self._events: Callable[[], Sequence[Heard]] | None = getattr(model, "events", None)
 
     def open(self, slot: int, position: int, params: Mapping[str, float]) -> None:
         """Starts a slot from silence; its input begins at `position`. Raises ValueError."""
@@ -127,6 +136,15 @@ class Slots:
     def due(self) -> bool:
         return bool(self._fed)
 
+    def _placed(self, heard: Sequence[Heard], due: Mapping[int, _Slot]) -> list[Heard]:
+        """From samples of the step to positions."""
+        placed = []
+        for one in heard:
+            position = due[one.slot].position
+            start, at = max(0, position + one.start), position + one.at
+            placed.append(one._replace(start=start, at=at))
+        return placed
+
     def step(self) -> list[Output]:
         """One batched step over every slot with a whole frame waiting."""
         due = dict(self._fed)
@@ -145,6 +163,7 @@ class Slots:
         active = np.zeros(self._model.slots, np.bool_)
         active[rows] = True
         made = self._model.step(frames, active)[rows]
+        self.heard = [] if self._events is None else self._placed(self._events(), due)
         made *= np.float32(FULL_SCALE)
         if np.isnan(made).any():  # a model's NaN must not become full-scale noise
             np.nan_to_num(made, copy=False)

@@ -62,6 +62,7 @@ export class Call {
       "warning",
       "feedback",
       "recording",
+      "label",
     ] as const) {
       session.on(type, (event) => this.listeners.onEvent(event, voice));
     }

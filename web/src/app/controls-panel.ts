@@ -11,6 +11,9 @@ const NAMES: Readonly<Record<string, string>> = {
   robot: "Robot",
   robot_hz: "Robot's note",
   gain: "Loudness",
+  threshold: "Threshold",
+  hold: "Silence after",
+  pause: "Pause between words",
 };
 /** Always in sight; a voice's other numbers are one click away. */
 const FIRST: readonly string[] = ["pitch", "formant"];

@@ -10,6 +10,7 @@ import { Call } from "./call.ts";
 import { ControlsPanel } from "./controls-panel.ts";
 import { DevicesPanel } from "./devices-panel.ts";
 import { byId, setText } from "./dom.ts";
+import { HeardPanel } from "./heard-panel.ts";
 import { LatencyPanel } from "./latency-panel.ts";
 import { Meters } from "./meters.ts";
 import { Scope } from "./scope.ts";
@@ -33,6 +34,7 @@ const stage = new Stage();
 const scope = new Scope(byId<HTMLCanvasElement>("scope"));
 const meters = new Meters();
 const latency = new LatencyPanel();
+const heard = new HeardPanel();
 const takes = new TakesPanel();
 const today = new Today();
 const wakeLock = new WakeLock();
@@ -59,6 +61,7 @@ function onState(state: SessionState, voice: Voice): void {
   wakeLock.set(state.name !== "ended");
   if (state.name === "connecting" && state.step === "stream") {
     scope.start();
+    heard.reset();
     void devices.refresh();
   }
   if (state.name !== "ended") return;
@@ -82,6 +85,10 @@ function onEvent(event: SessionEvent, voice: Voice): void {
     case "levels":
       scope.push(event.input, event.output);
       meters.push(event.input, event.output);
+      break;
+    case "label":
+      scope.label(event.label, voice.labels?.[0] === event.label.label);
+      heard.show(event.label);
       break;
     case "region":
       latency.showRegion(event.regions);

@@ -1,17 +1,24 @@
 // Draws both waveforms on one canvas: you above, the voice below, mirrored at the same instant.
-import { BLOCKS_PER_S, type Block } from "../sdk/index.ts";
+import { BLOCKS_PER_S, type Block, type Label } from "../sdk/index.ts";
+import { LabelTrack, type Span } from "./label-track.ts";
 import { Timeline } from "./timeline.ts";
 
 const BLOCKS_PER_BAR = 2;
 const BAR_PX = 3;
 const GAP_PX = 2;
 const HISTORY_BLOCKS = 4096;
+const LABEL_TOP_PX = 22;
+const LABEL_HEIGHT_PX = 30;
+const LABEL_RADIUS_PX = 6;
+const LABEL_PAD_PX = 10;
+const LABEL_FONT = "600 14px system-ui, sans-serif";
 /** New blocks come about every 40 ms; drawing lags that much so that scrolling is even. */
 const SMOOTHING = 0.08;
 
 export class Scope {
   private readonly input = new Timeline(HISTORY_BLOCKS);
   private readonly output = new Timeline(HISTORY_BLOCKS);
+  private readonly labels = new LabelTrack();
   private readonly context: CanvasRenderingContext2D;
   private readonly calm = matchMedia("(prefers-reduced-motion: reduce)");
   private right = 0;
@@ -42,7 +49,13 @@ export class Scope {
     this.output.push(output);
   }
 
+  /** `quiet`: it says that there is nothing to hear. */
+  label(label: Label, quiet: boolean): void {
+    this.labels.push(label, quiet);
+  }
+
   start(): void {
+    this.labels.clear();
     this.input.clear();
     this.output.clear();
     this.right = 0;
@@ -108,7 +121,38 @@ export class Scope {
       }
       context.fill();
     }
-    // Labels of what was heard (a listen model's events) go here, at the x of their block index.
+    for (const span of this.labels.spans(first * BLOCKS_PER_BAR, this.right)) {
+      this.drawLabel(span, pitch, newestBar, color);
+    }
+  }
+
+  /** What was heard, below the waveform that it was heard in. */
+  private drawLabel(
+    span: Span,
+    pitch: number,
+    newestBar: number,
+    color: (name: string) => string,
+  ): void {
+    const { context, width, height } = this;
+    const x = (block: number) => width - (newestBar - block / BLOCKS_PER_BAR) * pitch;
+    const left = x(span.from);
+    const size = Math.max(LABEL_RADIUS_PX, x(span.to) - left - GAP_PX);
+    const top = Math.round(height / 2) + LABEL_TOP_PX;
+    context.fillStyle = color(span.quiet ? "--rule" : "--heard-wash");
+    context.beginPath();
+    context.roundRect(left, top, size, LABEL_HEIGHT_PX, LABEL_RADIUS_PX);
+    context.fill();
+    context.fillStyle = color(span.quiet ? "--tick" : "--voice");
+    context.fillRect(left, Math.round(height / 2), 2, LABEL_TOP_PX + LABEL_HEIGHT_PX);
+    context.font = LABEL_FONT;
+    context.textBaseline = "middle";
+    // The words stay in sight while a long span goes out to the left.
+    const from = Math.max(left, 0) + LABEL_PAD_PX;
+    const room = left + size - LABEL_PAD_PX - from;
+    if (!span.lasts || context.measureText(span.label).width <= room) {
+      context.fillStyle = color(span.quiet ? "--ink-soft" : "--voice");
+      context.fillText(span.label, from, top + LABEL_HEIGHT_PX / 2);
+    }
   }
 
   /** Where there is no sound yet: the empty stage. */

@@ -33,8 +33,10 @@ export class Stage {
     byId<HTMLButtonElement>("record").disabled = !on || state.name === "stopping";
     setText(byId("scope-voice"), voiceTitle);
     if (state.name === "live") {
+      this.root.toggleAttribute("data-listens", state.listens);
       setText(byId("performer"), state.role === "lead" ? "the lead" : "the understudy");
     } else if (!on) {
+      this.root.removeAttribute("data-listens");
       setText(byId("performer"), "nobody");
     }
     clearTimeout(this.cueTimer);

@@ -46,7 +46,9 @@ export class VoicesPanel {
       this.onPick(voice);
     });
     const facts: string[] = [];
-    if (voice.latency_ms !== null) facts.push(`${Math.round(voice.latency_ms)} ms`);
+    const labels = voice.labels ?? [];
+    if (voice.kind === "listen") facts.push(`hears ${labels.slice(0, 4).join(", ")}`);
+    else if (voice.latency_ms !== null) facts.push(`${Math.round(voice.latency_ms)} ms`);
     if (voice.sample_rate !== null) facts.push(`${voice.sample_rate / 1000} kHz`);
     if (voice.understudy !== null && voice.understudy !== "none") {
       facts.push(`understudy ${voice.understudy}`);

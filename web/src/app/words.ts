@@ -79,6 +79,9 @@ export function words(state: SessionState, voiceTitle: string): Words {
       };
     }
     case "live":
+      if (state.listens) {
+        return { title: "Listening", detail: `${voiceTitle} hears you.`, tone: "live" };
+      }
       return state.role === "lead"
         ? { title: "Live", detail: `${voiceTitle} performs.`, tone: "live" }
         : {
@@ -137,8 +140,9 @@ export function places({ edges }: Regions): string {
     .join("\n");
 }
 
-export function minutes({ leadS, understudyS, silentS }: Usage): string {
-  return `lead ${clock(leadS)} · understudy ${clock(understudyS)} · silent ${silentS.toFixed(1)} s`;
+export function minutes({ leadS, understudyS, silentS, skippedS }: Usage): string {
+  const skipped = skippedS > 0 ? ` · skipped ${clock(skippedS)}` : "";
+  return `lead ${clock(leadS)} · understudy ${clock(understudyS)} · silent ${silentS.toFixed(1)} s${skipped}`;
 }
 
 function ended({ reason, error }: SessionState & { name: "ended" }): Words {

@@ -27,6 +27,7 @@ export type ConnectionState =
       readonly voice: string;
       readonly latencyMs: number;
       readonly latencySamples: number;
+      readonly listens: boolean;
       /** While the understudy performs: how far the lead is. Null: not known, or not coming. */
       readonly lead: Coming | null;
     }
@@ -202,9 +203,11 @@ export class Connection {
           voice: event.voice,
           latencyMs: event.latency_ms,
           latencySamples: event.latency_samples,
+          listens: event.kind === "listen",
           lead: this.coming,
         };
-        this.line.performing(event.latency_ms);
+        // A listener owes no audio.
+        if (event.kind !== "listen") this.line.performing(event.latency_ms);
         return this.joined(this.performing, now);
       case "pong": {
         const sent = this.pings.get(event.id);
@@ -214,6 +217,7 @@ export class Connection {
         return [{ do: "roundTrip", ms: now - sent }];
       }
       case "usage":
+      case "label":
         return [{ do: "event", event }];
       case "error":
         this.error = { code: event.code, detail: event.message, retryable: event.retryable };

@@ -19,12 +19,13 @@ export { LATENCY_PARTS, type Latency, type LatencyPart } from "./latency.ts";
 export { checkSupport } from "./microphone.ts";
 export type {
   ConnectOptions,
+  Label,
   Processing,
   Regions,
   SessionEvent,
   SessionState,
   Usage,
 } from "./options.ts";
-export type { Control, Params, Quantiles, Role, Voice } from "./protocol.ts";
+export type { Control, Kind, Params, Quantiles, Role, Voice } from "./protocol.ts";
 export type { Edge, Measured } from "./regions.ts";
 export { Session } from "./session.ts";

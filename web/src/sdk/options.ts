@@ -58,6 +58,8 @@ export type SessionState =
       readonly role: Role;
       readonly voice: string;
       readonly latencyMs: number;
+      /** A listener: labels come, and nothing is to be heard. */
+      readonly listens: boolean;
       /** While the understudy performs: how far the lead is. Null: not known, or not coming. */
       readonly lead: Coming | null;
     }
@@ -79,6 +81,20 @@ export interface Usage {
   readonly leadS: number;
   readonly understudyS: number;
   readonly silentS: number;
+  /** The user's own silence, where the voice skips that. */
+  readonly skippedS: number;
+}
+
+/** What a listener heard. */
+export interface Label {
+  readonly label: string;
+  /** 0 to 1. */
+  readonly score: number;
+  /** It holds until the next label; else it was said just now. */
+  readonly lasts: boolean;
+  /** Where what was heard began, and where it was known: blocks on the clock of `levels`. */
+  readonly fromBlock: number;
+  readonly atBlock: number;
 }
 
 /** Where the session is, and how far the edges are. */
@@ -99,6 +115,7 @@ export type SessionEvent =
   | { readonly type: "latency"; readonly latency: Latency; readonly playout: PlayoutStats }
   /** 10 ms blocks, in and out, with the same index for the same instant. */
   | { readonly type: "levels"; readonly input: readonly Block[]; readonly output: readonly Block[] }
+  | { readonly type: "label"; readonly label: Label }
   /** Refused, but the session goes on. */
   | { readonly type: "warning"; readonly error: UnderstudyError }
   /** The microphone hears the loudspeaker. On a howl, "hear myself" has been switched off. */

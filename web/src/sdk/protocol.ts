@@ -1,6 +1,7 @@
 // The stream protocol, version 1 (docs/protocol.md): types, and text and PCM in and out. Pure.
 
 export type Role = "lead" | "understudy";
+export type Kind = "convert" | "listen";
 export type Params = Readonly<Record<string, number>>;
 
 export type ClientMessage =
@@ -61,12 +62,27 @@ export type ServerMessage = { readonly session: string } & (
       readonly latency_ms: number;
       readonly latency_samples: number;
       readonly resume: string;
+      /** Of a listener labels come, and no audio. An older server does not say. */
+      readonly kind?: Kind;
+    }
+  | {
+      readonly type: "label";
+      readonly label: string;
+      readonly score: number;
+      /** In samples of the input: where what was heard began, and where it was known. */
+      readonly from_sample: number;
+      readonly at_sample: number;
+      /** It holds until the next label; else it was said just now. */
+      readonly lasts: boolean;
     }
   | {
       readonly type: "usage";
       readonly lead_s: number;
       readonly understudy_s: number;
       readonly silent_s: number;
+      /** The user's own silence, which nobody was asked for and nobody pays. An older server does
+       * not say. */
+      readonly skipped_s?: number;
       readonly queue_ms: Quantiles | null;
       readonly engine_ms: Quantiles | null;
     }
@@ -101,6 +117,10 @@ export interface Voice {
   readonly latency_ms: number | null;
   readonly params: Params;
   readonly controls: Readonly<Record<string, Control>>;
+  /** An older server does not say. */
+  readonly kind?: Kind;
+  /** All that a listener can say; where labels last, the first means that nothing is heard. */
+  readonly labels?: readonly string[];
   readonly understudy: string | null;
   readonly ready: boolean;
 }
@@ -137,11 +157,20 @@ const FIELDS: Readonly<Record<ServerMessage["type"], Readonly<Record<string, Che
     latency_ms: isNumber,
     latency_samples: isNumber,
     resume: isString,
+    kind: (v) => v === undefined || v === "convert" || v === "listen",
+  },
+  label: {
+    label: isString,
+    score: isNumber,
+    from_sample: isNumber,
+    at_sample: isNumber,
+    lasts: isBoolean,
   },
   usage: {
     lead_s: isNumber,
     understudy_s: isNumber,
     silent_s: isNumber,
+    skipped_s: (v) => v === undefined || isNumber(v),
     queue_ms: isQuantiles,
     engine_ms: isQuantiles,
   },

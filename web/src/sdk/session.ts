@@ -34,6 +34,7 @@ export class Session extends Emitter<SessionEvent> {
   private recordingOn = false;
   private reports = 0;
   private silentS = 0;
+  private skippedS = 0;
   private closed = false;
   private latest: PlayoutReport | null = null;
   private edges: readonly Measured[] = [];
@@ -192,6 +193,9 @@ export class Session extends Emitter<SessionEvent> {
       case "event":
         this.usage(message.event);
         break;
+      case "label":
+        this.emit({ type: "label", label: message.label });
+        break;
       case "warn": {
         const { code, detail, retryable } = message.error;
         this.emit({ type: "warning", error: serverError(code, detail, retryable) });
@@ -260,9 +264,12 @@ export class Session extends Emitter<SessionEvent> {
   private usage(event: ServerMessage): void {
     if (event.type !== "usage" && event.type !== "ended") return;
     if (event.type === "usage") this.meter.putServer(event.queue_ms, event.engine_ms);
-    if (event.type === "usage") this.silentS = event.silent_s;
+    if (event.type === "usage") {
+      this.silentS = event.silent_s;
+      this.skippedS = event.skipped_s ?? 0;
+    }
     const { lead_s: leadS, understudy_s: understudyS } = event;
-    const usage = { leadS, understudyS, silentS: this.silentS };
+    const usage = { leadS, understudyS, silentS: this.silentS, skippedS: this.skippedS };
     this.emit({ type: "usage", usage });
   }
 

@@ -4,6 +4,7 @@ import type { Block } from "../audio/envelope.ts";
 import type { PlayoutOptions, PlayoutStats } from "../audio/playout-buffer.ts";
 import type { Recording } from "../audio/recorder.ts";
 import type { ConnectionState, StartFields, WireError } from "../connection.ts";
+import type { Label } from "../options.ts";
 import type { Params, ServerMessage } from "../protocol.ts";
 import type { Measured } from "../regions.ts";
 
@@ -28,6 +29,7 @@ export type FromWorker =
   /** `edge`: where the session is, or is tried next. */
   | { readonly type: "state"; readonly state: ConnectionState; readonly edge: Measured }
   | { readonly type: "event"; readonly event: ServerMessage }
+  | { readonly type: "label"; readonly label: Label }
   | { readonly type: "warn"; readonly error: WireError }
   | { readonly type: "roundTrip"; readonly ms: number }
   | { readonly type: "levels"; readonly input: Block[]; readonly output: Block[] }

@@ -3,10 +3,11 @@
 // The stream is sample-locked: output sample k answers input sample k. So the clock position at
 // which sample k was captured is known for every output sample, and with it the true delay.
 import { EchoDetector } from "../audio/echo.ts";
-import { type Block, Envelope } from "../audio/envelope.ts";
+import { BLOCKS_PER_S, type Block, Envelope } from "../audio/envelope.ts";
 import { HowlDetector } from "../audio/howl.ts";
 import { Recorder, type Recording } from "../audio/recorder.ts";
-import { encodePcm, PcmDecoder } from "../protocol.ts";
+import type { Label } from "../options.ts";
+import { encodePcm, PcmDecoder, type ServerMessage } from "../protocol.ts";
 
 /** Maps positions in the stream to the clock at capture; a new piece where frames were dropped. */
 export class CaptureMap {
@@ -20,6 +21,14 @@ export class CaptureMap {
       this.pieces.push({ stream: this.sent, captured });
     }
     this.sent += samples;
+  }
+
+  /** Where on the clock the sample at `stream` was captured. Nothing before `old` is asked again. */
+  captured(stream: number, old: number): number {
+    while (this.pieces.length > 1 && this.pieces[1]!.stream <= old) this.pieces.shift();
+    const later = this.pieces.findIndex((piece) => piece.stream > stream);
+    const piece = this.pieces.at(later < 0 ? -1 : Math.max(0, later - 1));
+    return piece === undefined ? 0 : piece.captured + stream - piece.stream;
   }
 
   /** The runs of `samples` output samples from `stream` on that were captured in one piece. */
@@ -101,6 +110,14 @@ export class Relay {
       this.echo.play(part.slice());
     }
     return chunks;
+  }
+
+  /** A listener's label, by the blocks of the input that it is about. */
+  labelled(event: ServerMessage & { type: "label" }): Label {
+    const { label, score, lasts, from_sample: from, at_sample: at } = event;
+    const block = (sample: number) =>
+      (this.map.captured(sample, from) * BLOCKS_PER_S) / this.sampleRate;
+    return { label, score, lasts, fromBlock: block(from), atBlock: block(at) };
   }
 
   take(): Derived {

@@ -168,7 +168,9 @@ class Stream {
           page.postMessage({ type: "state", state: action.state, edge: this.connection.edge });
           break;
         case "event":
-          page.postMessage({ type: "event", event: action.event });
+          if (action.event.type === "label") {
+            page.postMessage({ type: "label", label: this.relay.labelled(action.event) });
+          } else page.postMessage({ type: "event", event: action.event });
           break;
         case "roundTrip":
           page.postMessage({ type: "roundTrip", ms: action.ms });
