@@ -1,6 +1,7 @@
 """What every store promises."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import sqlite3
@@ -35,7 +36,7 @@ from understudy.core.ledger import Interval, Role
 from understudy.core.wire import Card, Control
 from understudy.seams import Store
 from understudy.store import open_store
-from understudy.store.postgresql import PostgresStore
+from understudy.store.postgresql import CONNECTIONS, PostgresStore
 from understudy.store.sqlite import SqliteStore
 
 T = TypeVar("T")
@@ -1188,6 +1189,18 @@ async def test_a_call_that_is_given_up_by_its_caller_leaves_nothing_open(
     fleet = await away.look()
     assert [w.taken for w in fleet.workers] == [len(fleet.seats)]
     assert await away.retire("w") is (len(fleet.seats) == 0)
+
+
+async def test_users_who_come_wait_for_nobody_who_looks(away: PostgresStore) -> None:
+    """Where the database is far, looks keep every other connection busy."""
+    await up(away, "w", slots=8)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            await stack.enter_async_context(away._connection(away._room))
+        looking = asyncio.create_task(away.look())
+        assert await away.begin(row("s"), Seat("s", "w", 0, Role.LEAD, 0, "connect"))
+        assert not looking.done()
+    assert [seat.session for seat in (await looking).seats] == ["s"]
 
 
 # --- Leading ---

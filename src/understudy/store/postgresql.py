@@ -42,7 +42,8 @@ T = TypeVar("T")
 
 CALL_S: Final = 5.0  # how long a call may take, all its tries together
 OPEN_S: Final = 60.0  # how long migrations may
-CONNECTIONS: Final = 4  # at most, beside the one that leads
+CONNECTIONS: Final = 4  # at most, beside the one that leads ...
+EXPRESS: Final = 2  # ... and those of users who come: they wait for nobody's look at the fleet
 MANY_ROWS: Final = 500  # more are read on a thread: this one has audio to relay
 CONFLICT_S: Final = (0.002, 0.05)  # before the next try: up to this, growing to that
 AWAY_S: Final = (0.05, 0.5)
@@ -107,6 +108,7 @@ class PostgresStore(SqlStore):
         self._clock = SystemClock()
         self._random = random.Random()
         self._room = asyncio.Semaphore(CONNECTIONS)
+        self._express = asyncio.Semaphore(EXPRESS)
         self._beating = asyncio.Semaphore(1)  # who lives must be able to say so, however busy
         self._idle: list[Any] = []  # connections, the last used last
         self._closed = False
@@ -122,7 +124,7 @@ class PostgresStore(SqlStore):
     async def open(self) -> None:
         """Makes or migrates the tables. Raises ConfigError if the database cannot be used."""
         try:
-            async with asyncio.timeout(OPEN_S), self._connection() as db:
+            async with asyncio.timeout(OPEN_S), self._connection(self._room) as db:
                 schema = await db.fetchval("SELECT current_schema()")
                 if schema is None:
                     raise ConfigError(
@@ -193,7 +195,8 @@ class PostgresStore(SqlStore):
         self, kind: Kind, work: Callable[P, Transaction[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         failed: Exception | None = None
-        room = self._beating if work is transactions.beat else self._room
+        rooms = {_begin: self._express, transactions.beat: self._beating}
+        room = rooms.get(work, self._room)
         try:
             async with asyncio.timeout(self._call_s):
                 for tries in itertools.count():
