@@ -1,0 +1,1 @@
+"""The subcommands of `understudy`, a module for each kind of user."""
