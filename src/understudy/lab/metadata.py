@@ -22,7 +22,7 @@ class Metadata:
     `labels`: names of the output's entries, in order (of an embedding: of the training voices).
     `window_frames`: the frames of a training clip; a shorter one is heard amid silence. 0: any.
     `caches`: of a streaming graph, name to shape without the axis of slots; each starts as zeros.
-    `parity`: the largest differences found at export, of scores; see docs/lab-export.md.
+    `parity`: the largest differences found at export, of scores; see docs/lab.md.
     `measured`: for a quantised file, what its accuracy and speed were, beside the float one's.
     """
 

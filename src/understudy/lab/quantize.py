@@ -134,7 +134,7 @@ def convert(model: Path, out: Path, variant: str, calibration: Sequence[Floats])
     """Writes the int8 file, everything but the front end in int8.
 
     Static: every node is quantised, not the convolutions alone. Going back to float for each
-    addition costs more than int8 saves (see docs/lab-export.md).
+    addition costs more than int8 saves (see docs/lab.md).
     """
     graph = onnx.load(model).graph
     kept = [node.name for node in graph.node if node.name.startswith(FRONT_END)]
