@@ -275,8 +275,9 @@ class Store(Protocol):
         """The intervals last counted at from_s <= at_s < to_s, in that order."""
         ...
 
-    async def heard(self, from_s: float) -> Mapping[Role, float]:
-        """Seconds heard in all, by role, of the intervals last counted at `from_s` or later."""
+    async def heard(self, from_s: float, session: str | None = None) -> Mapping[Role, float]:
+        """Seconds heard, by role, in all or by a session, of the intervals last counted at `from_s`
+        or later."""
         ...
 
 

@@ -79,7 +79,8 @@ async def test_when_an_edge_dies_its_sessions_go_on_at_another(pair: Pair) -> No
         assert stream.edge.url == second.url
         await talker.stop()
         await stream.stop()
-        heard = [item async for item in stream if isinstance(item, bytes)]
+        said = [item async for item in stream]
+        heard = [item for item in said if isinstance(item, bytes)]
     (row,), ledger = await pair.until_ended(edges=2)
     assert talker.sessions == [row.id] * 2  # the same session
     assert (row.reason, row.epoch) == ("stopped", 1)
@@ -90,6 +91,8 @@ async def test_when_an_edge_dies_its_sessions_go_on_at_another(pair: Pair) -> No
     heard_s = sum(int(np.count_nonzero(line)) for line in lines) / 24_000
     billed_s = sum(part.samples / part.rate_hz for part in ledger)
     assert abs(heard_s - billed_s) < 1.0
+    assert isinstance(said[-1], wire.Ended)
+    assert said[-1].lead_s == pytest.approx(billed_s, abs=0.05)  # of both edges
 
 
 async def test_an_edge_that_is_stopped_hands_its_sessions_on(pair: Pair) -> None:

@@ -231,6 +231,8 @@ class Edge:
         if adopted is not None:
             log.info("session %s goes on here", session.id, extra={"session": session.id})
             session.started_s = adopted.started_s
+            with contextlib.suppress(StoreAway):  # it only has to be shown
+                session.heard_before(await self.store.heard(0.0, session.id))
         else:
             await self._begin(session, takeover=start.takeover)
         if voice.skip_silence and not cards[0].listens:

@@ -89,6 +89,7 @@ class Session:
         self.seats_pending = 0  # changes of its seats that the store is asked for
         self.seats_changed = 0  # ... and those that are done
         self._heard_s = dict.fromkeys(Role, 0.0)  # before `_counted`, and on lost connections
+        self._elsewhere_s = dict.fromkeys(Role, 0.0)  # at other edges
         self._counted = 0  # samples heard up to here are in `_heard_s`
         self._meter = Meter(self.lock.rate_hz, epoch * SEQS)
         self._answered = False  # since the last tick
@@ -275,8 +276,10 @@ class Session:
         queue, engine = self.lock.timings()
         return wire.Usage(
             self.id,
-            lead_s=round(self.heard_s(Role.LEAD), 3),
-            understudy_s=round(self.heard_s(Role.UNDERSTUDY), 3),
+            lead_s=round(self.heard_s(Role.LEAD) + self._elsewhere_s[Role.LEAD], 3),
+            understudy_s=round(
+                self.heard_s(Role.UNDERSTUDY) + self._elsewhere_s[Role.UNDERSTUDY], 3
+            ),
             silent_s=round(self.silent_s, 3),
             queue_ms=queue,
             engine_ms=engine,
@@ -292,6 +295,10 @@ class Session:
         if role is self._metered_part[-1]:
             now = (self.lock.heard - self._counted) / self.lock.rate_hz
         return self._heard_s[role] + now
+
+    def heard_before(self, seconds: Mapping[Role, float]) -> None:
+        """What its user heard at other edges."""
+        self._elsewhere_s = dict(seconds)
 
     def _count(self) -> None:
         """Puts what was heard so far on the account of who performed it."""

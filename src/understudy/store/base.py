@@ -169,5 +169,5 @@ class SqlStore(ABC):
     ) -> Sequence[Interval]:
         return await self._run(Kind.READ, transactions.ledger, user, from_s, to_s)
 
-    async def heard(self, from_s: float) -> Mapping[Role, float]:
-        return await self._run(Kind.READ, transactions.heard, from_s)
+    async def heard(self, from_s: float, session: str | None = None) -> Mapping[Role, float]:
+        return await self._run(Kind.READ, transactions.heard, from_s, session)

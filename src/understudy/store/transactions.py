@@ -484,10 +484,11 @@ def ledger(user: str | None, from_s: float, to_s: float) -> Transaction[list[Int
     return [replace(found, role=Role(found.role)) for found in (Interval(*row) for row in rows)]
 
 
-def heard(from_s: float) -> Transaction[dict[Role, float]]:
+def heard(from_s: float, session: str | None) -> Transaction[dict[Role, float]]:
+    whose = "" if session is None else " AND session = ?"
     rows = yield Ask(
         "SELECT role, sum(CAST(samples AS DOUBLE PRECISION) / rate_hz) FROM ledger"
-        " WHERE at_s >= ? GROUP BY role",
-        (from_s,),
+        f" WHERE at_s >= ?{whose} GROUP BY role",
+        (from_s,) if session is None else (from_s, session),
     )
     return dict.fromkeys(Role, 0.0) | {Role(role): seconds for role, seconds in rows}
