@@ -43,13 +43,17 @@ class Pair:
         await store.close()
         return list(sessions), list(ledger)
 
-    async def until_ended(self, edges: int = 1) -> tuple[list[SessionRow], list[Interval]]:
-        """... and what was heard of each, at so many edges, is written: a moment after, maybe."""
+    async def until_ended(
+        self, edges: int = 1, heard_s: float = 0.0
+    ) -> tuple[list[SessionRow], list[Interval]]:
+        """... and what was heard, of each at so many edges, is written: a moment after, maybe."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 sessions, ledger = await self.rows()
                 metered = {(part.session, part.seq >> 20) for part in ledger}
-                if all(row.ended_s for row in sessions) and len(metered) >= edges * len(sessions):
+                billed_s = sum(part.samples / part.rate_hz for part in ledger)
+                whole = len(metered) >= edges * len(sessions) and billed_s >= heard_s - 0.05
+                if all(row.ended_s for row in sessions) and whole:
                     return sessions, ledger
                 await asyncio.sleep(0.05)
 
@@ -81,7 +85,8 @@ async def test_when_an_edge_dies_its_sessions_go_on_at_another(pair: Pair) -> No
         await stream.stop()
         said = [item async for item in stream]
         heard = [item for item in said if isinstance(item, bytes)]
-    (row,), ledger = await pair.until_ended(edges=2)
+    assert isinstance(said[-1], wire.Ended)
+    (row,), ledger = await pair.until_ended(edges=2, heard_s=said[-1].lead_s)
     assert talker.sessions == [row.id] * 2  # the same session
     assert (row.reason, row.epoch) == ("stopped", 1)
     assert {part.seq >> 20 for part in ledger} == {0, 1}
@@ -91,7 +96,6 @@ async def test_when_an_edge_dies_its_sessions_go_on_at_another(pair: Pair) -> No
     heard_s = sum(int(np.count_nonzero(line)) for line in lines) / 24_000
     billed_s = sum(part.samples / part.rate_hz for part in ledger)
     assert abs(heard_s - billed_s) < 1.0
-    assert isinstance(said[-1], wire.Ended)
     assert said[-1].lead_s == pytest.approx(billed_s, abs=0.05)  # of both edges
 
 
