@@ -90,7 +90,7 @@ class Seating:
 
     async def _find_seat(self, session: Session) -> None:
         try:
-            roles = [Role.LEAD] if session.wants_lead and not session.is_apart else []
+            roles = [Role.LEAD] if session.wants_lead and not session.suspicion.is_apart else []
             if session.performer is None and Role.UNDERSTUDY in session.cast:
                 roles.append(Role.UNDERSTUDY)
             for role in roles:
@@ -135,7 +135,15 @@ class Seating:
             for (name, of), card in self._cards.items()
             if name == model and not session.lock.fits(card)
         )
-        where = (self._region, revision, misfits, role, why, self._name, session.is_suspect)
+        where = (
+            self._region,
+            revision,
+            misfits,
+            role,
+            why,
+            self._name,
+            session.suspicion.suspicious,
+        )
         return Request(session.id, model, *where)
 
     def guess(self, session: Session, row: SessionRow) -> Seat | None:
@@ -270,7 +278,12 @@ class Seating:
         rows = {row.id: row for row in self.fleet.sessions}
         for name in before:
             session, row = self._sessions.get(name), rows.get(name)
-            if session is None or row is None or session.seats_pending or session.is_apart:
+            if (
+                session is None
+                or row is None
+                or session.seats_pending
+                or session.suspicion.is_apart
+            ):
                 continue
             if not session.wants_lead or len(able) >= MOST_ABLE:
                 continue

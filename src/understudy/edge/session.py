@@ -15,6 +15,7 @@ from understudy.core.fleet import Placement
 from understudy.core.labels import Labels, as_event
 from understudy.core.ledger import Interval, Meter, Role
 from understudy.core.session import DEADLINES, TABLE, Effect, Event, State, advance
+from understudy.core.suspicion import QUICK_S, Suspicion
 from understudy.core.wire import BYTES_PER_SAMPLE
 from understudy.edge.links import WorkerLink
 from understudy.edge.part import Casting, Client, Part, Placing
@@ -24,16 +25,9 @@ from understudy.seams import Clock
 log = logging.getLogger(__name__)
 
 USAGE_S = 1.0
-# A session whose workers die this soon after they took it, one after the other, is suspected.
-QUICK_S = 5.0
-SUSPICIOUS_DEATHS = 2
-APART_S = 4.0
-FORGIVEN_S = 60.0
-TOGETHER_S = 0.3  # who came within this of each other came together
 # Silence without one answer, or an opening without an end: whoever has the slot is not ours.
 STUCK_S = 2.0
 OPENING_S = 5.0
-FATAL_DEATHS = 5
 SEQS = 1 << 20  # so many intervals each edge may write of a session, none over another's
 # Bound once, for every frame passes here: a member looked up on its enum costs a call.
 _LIVE, _MOVING, _FLUSHING, _ENDED = State.LIVE, State.MOVING, State.FLUSHING, State.ENDED
@@ -94,9 +88,7 @@ class Session:
         self._meter = Meter(self.lock.rate_hz, epoch * SEQS)
         self._answered = False  # since the last tick
         self._silent_then_s = 0.0  # when the last answer came
-        self._died_s = 0.0
-        self.deaths = 0  # of workers in a row, soon after they took it
-        self.apart_until_s: float | None = None
+        self.suspicion = Suspicion(session_id)
         self._metered_part: tuple[str, str, str, Role] = ("", "", "", Role.LEAD)
         self._silent_before_s = 0.0
         self._skipped_before_s = 0.0
@@ -150,7 +142,7 @@ class Session:
         fits = link.card is not None and self.lock.fits(link.card)
         if role is Role.LEAD and not fits:
             return  # it keeps the seat, or it would be given the next such one; nobody is heard
-        stays_away = self.is_apart if role is Role.LEAD else has_lead
+        stays_away = self.suspicion.is_apart if role is Role.LEAD else has_lead
         if casting is None or not fits or stays_away:
             self._placing.release(self, part)
         elif self.coming is None and (self.state, Event.SLOT) in TABLE:
@@ -177,10 +169,8 @@ class Session:
         if limit is not None and now - self.since_s > limit:
             self.on(Event.DEADLINE)
             return
-        if self.apart_until_s is not None and now > self.apart_until_s:
-            self.apart_until_s = None
-            if self.wants_lead:
-                self._placing.seek(self)
+        if self.suspicion.is_over(now) and self.wants_lead:
+            self._placing.seek(self)
         if self.state is _MOVING and self.lock.fading and self.lock.is_overdue(now):
             # One of the two is stuck.
             if self.lock.newcomer_is_ahead:
@@ -392,37 +382,19 @@ class Session:
                 part.slot_lost()
 
     def _suspect(self, part: Part, now: float) -> None:
-        """Its worker died. Was it this session's doing? Nobody knows; but where worker after
-        worker dies as soon as it takes it, the session is kept apart for a while, so that those
-        who shared them part company, and in the end is stopped, not passed around."""
-        if part.open_s is not None and part.open_s < part.link.newest_s - TOGETHER_S:
-            return  # it went well until somebody else came
-        if now - self._died_s > FORGIVEN_S:
-            self.deaths = 0
-        self._died_s = now
-        quick = part.open_s is None or now - part.open_s < QUICK_S
-        self.deaths = self.deaths + 1 if quick else 0
-        if self.deaths >= FATAL_DEATHS:
+        """Its worker died. Was it this session's doing?"""
+        self.suspicion.died(now, part.open_s, part.link.newest_s)
+        deaths = self.suspicion.deaths
+        if self.suspicion.fatal:
             self.fail(
                 ModelFailed(
-                    f"{self.deaths} workers in a row died within {QUICK_S:.0f} s of taking this "
+                    f"{deaths} workers in a row died within {QUICK_S:.0f} s of taking this "
                     "session, so it is stopped; if it happens again, tell who runs the server"
                 )
             )
-        elif self.deaths >= SUSPICIOUS_DEATHS:
-            apart_s = zlib.crc32(f"{self.id}{self.deaths}".encode()) % 1000 / 1000 * APART_S
-            self.apart_until_s = now + APART_S / 4 + apart_s
-            words = ("session %s has lost %d workers in a row", self.id, self.deaths)
+        elif self.suspicion.suspicious:
+            words = ("session %s has lost %d workers in a row", self.id, deaths)
             log.warning(*words, extra={"session": self.id})
-
-    @property
-    def is_suspect(self) -> bool:
-        return self.deaths >= SUSPICIOUS_DEATHS
-
-    @property
-    def is_apart(self) -> bool:
-        """Whether no lead is to take it now."""
-        return self.apart_until_s is not None
 
     # effects
 
