@@ -35,6 +35,7 @@ from understudy.line import (
     DEFAULT_URL,
     Item,
     Listener,
+    Refused,
     Unreachable,
     check_url,
     connect,
@@ -53,15 +54,6 @@ STEADY_S: Final = 0.5  # a line lost so soon after it carried the session is one
 GIVE_UP_S: Final = 600.0
 ERRORS_OF_EDGE: Final = ("overloaded", "internal")  # another edge may do better
 _RANDOM: Final = random.Random()
-
-
-class Refused(UnderstudyError):
-    """The server's `error`, as an exception: `code`, `retryable` and the sentence."""
-
-    def __init__(self, error: wire.Error) -> None:
-        super().__init__(error.message)
-        self.code = error.code
-        self.retryable = error.retryable
 
 
 class Stream:
@@ -108,7 +100,7 @@ class Stream:
         return self._route.edge
 
     async def __aenter__(self) -> Stream:
-        """Raises Unreachable."""
+        """Raises Unreachable, Refused."""
         if self._survey is None:
             self._transport = await connect(self._url, self._listener)
             self._transport.send(WSMsgType.TEXT, wire.encode_start(self._start).encode())
@@ -157,13 +149,13 @@ class Stream:
 
     # the line, where there are several edges
 
-    async def _open(self) -> tuple[Failure, Unreachable] | None:
+    async def _open(self) -> tuple[Failure, Unreachable | Refused] | None:
         """A try at the edge whose turn it is; None: its line is open, and `start` is sent."""
         edge, listener = self._route.edge, Listener()
         try:
             async with asyncio.timeout(self._route.open_within_ms / 1e3):
                 transport = await connect(edge.url, listener)
-        except Unreachable as error:
+        except (Unreachable, Refused) as error:
             return "refused", error
         except TimeoutError as error:
             listener.abandoned = True

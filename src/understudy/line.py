@@ -27,6 +27,15 @@ class Unreachable(UnderstudyError):
 Item = bytes | wire.ServerEvent
 
 
+class Refused(UnderstudyError):
+    """The server's `error`, as an exception: `code`, `retryable` and the sentence."""
+
+    def __init__(self, error: wire.Error) -> None:
+        super().__init__(error.message)
+        self.code = error.code
+        self.retryable = error.retryable
+
+
 class Listener(WSListener):
     def __init__(self) -> None:
         self.items: asyncio.Queue[Item | None] = asyncio.Queue(MAX_QUEUED)
@@ -92,13 +101,20 @@ class Listener(WSListener):
 
 
 async def connect(url: str, listener: Listener) -> WSTransport:
-    """Raises Unreachable."""
+    """Raises Unreachable, or Refused where a server says why it takes no line."""
     check_url(url)
     try:
         transport, _ = await ws_connect(
             lambda: listener, "ws" + url.removeprefix("http") + "/v1/stream", use_aiofastnet=False
         )
-    except (OSError, TimeoutError, WSHandshakeError) as error:
+    except WSHandshakeError as error:
+        if error.response is None or not error.raw_body:
+            raise unreachable(url, error) from None
+        status, said = error.response.status, error.raw_body.decode(errors="replace").strip()
+        later = status in (429, 503)
+        code = "overloaded" if later else "forbidden"
+        raise Refused(wire.Error("", code, f"{said} (HTTP {status.value})", later)) from None
+    except (OSError, TimeoutError) as error:
         raise unreachable(url, error) from None
     if not listener.connected:  # closed before it had answered: picows says nothing of that
         raise unreachable(url, ConnectionResetError("it closes the connection"))
