@@ -38,7 +38,7 @@ def test_region_kills_one_and_hears_its_users_again() -> None:
     users = len(effort.regions) * effort.users
     assert 1 <= _value(result, "sessions whose region died") <= users
     assert _value(result, "... that sounded again") == 100
-    assert result["to_sound_ms"]["p50"] > 0
+    assert result["to_sound_ms"]["p50"] >= 0  # 0: sooner than a player would have noticed
     assert len(result["accounts"]) == users
     assert sum(one["resumes"] for one in result["accounts"]) >= 1
     _ledger_is_right(result)
