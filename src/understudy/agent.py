@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from understudy.core.errors import ConfigError, LinkError
-from understudy.core.fleet import Node
+from understudy.core.fleet import Node, link_url
 from understudy.providers.subprocesses import Subprocesses
 from understudy.seams import Clock
 
@@ -69,7 +69,7 @@ def link_of(url: str) -> str:
     """Where a machine dials an edge that users reach at `url`."""
     if urlsplit(url).scheme not in ("http", "https"):
         raise ConfigError(f"{url} is no address of an edge; it looks like https://sf.example.com")
-    return f"{url.replace('http', 'ws', 1).rstrip('/')}/v1/link"
+    return link_url(url)
 
 
 class _Line(WSListener):

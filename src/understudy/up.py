@@ -20,7 +20,7 @@ from understudy.clock import SystemClock
 from understudy.config import DEFAULT_PORT, ConfigFile, ModelSpec
 from understudy.controller.loop import Controller
 from understudy.core.errors import ConfigError, ModelFailed, StoreAway
-from understudy.core.fleet import EdgeRow
+from understudy.core.fleet import EdgeRow, link_url
 from understudy.core.wire import Card
 from understudy.edge.api import build_app
 from understudy.edge.door import Door, is_loopback
@@ -28,7 +28,6 @@ from understudy.edge.edge import Edge
 from understudy.edge.gate import Gate, listen
 from understudy.edge.joining import Machines
 from understudy.edge.overview import Overview
-from understudy.edge.roster import link_url
 from understudy.providers import new_provider
 from understudy.providers.join import JoinProvider
 from understudy.providers.local import LocalProvider

@@ -90,7 +90,7 @@ def test_what_comes_late_or_never_is_not_heard() -> None:
     assert listening.missing(speaker, late_s).sum() == 2 * CHUNK
 
 
-CONFIG = crash.CONFIG.format(covers=1, nodes=3) + crash.RENTED.format(
+CONFIG = world.CONFIG.format(covers=1, nodes=3) + world.RENTED.format(
     name="star", slots=4, load_s=0.0
 )
 

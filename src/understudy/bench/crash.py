@@ -66,41 +66,16 @@ from understudy.bench.server import (
     serving,
     spread_ms,
 )
+from understudy.bench.world import LOAD_S, SLOTS, configuration
 from understudy.client import Client
 from understudy.core import wire
 
 SPEECH_S: Final = 30.0
-SLOTS: Final = 4
-LOAD_S: Final = 1.0
 COVERS: Final = 2  # workers of the understudy
 LEAVE_S: Final = 6.0  # a provider waits for 3 s before it kills
 ALIKE_MS: Final = 1000.0  # billed and heard
 MISSED_P95_MS: Final = 100.0
 MISSED_P99_MS: Final = 250.0
-
-CONFIG: Final = """\
-[models.cover]
-engine = "understudy.models.mirror:MirrorModel"
-slots = 64
-workers = {covers}
-
-[voices.cover]
-model = "cover"
-
-[fleet]
-max_nodes = {nodes}
-"""
-RENTED: Final = """
-[models.heavy-{name}]
-engine = "understudy.models.mirror:MirrorModel"
-slots = {slots}
-load_s = {load_s}
-price_per_h = 0.4
-
-[voices.{name}]
-model = "heavy-{name}"
-understudy = "cover"
-"""
 
 Say = Callable[[str], None]
 
@@ -238,9 +213,7 @@ def measure(audio: Path | None, effort: Effort, number: signal.Signals, say: Say
     """Kills or freezes workers under live users; one Round a server."""
     names = [f"star{k}" for k in range(effort.voices)]
     nodes = effort.voices * (-(-effort.users // SLOTS) + 3)
-    config = CONFIG.format(covers=COVERS, nodes=nodes) + "".join(
-        RENTED.format(name=name, slots=SLOTS, load_s=LOAD_S) for name in names
-    )
+    config = configuration(names, covers=COVERS, nodes=nodes)
     choice, rounds = random.Random(17), []
     speech = [
         never_zero(load_pcm(audio, RATE_HZ, SPEECH_S, first=3 * k)) for k in range(effort.sessions)

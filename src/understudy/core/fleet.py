@@ -194,3 +194,8 @@ class Deployment:
     at_s: float
     spec: str
     failed: str = ""
+
+
+def link_url(url: str) -> str:
+    """Where workers and machines dial an edge that users reach at `url`."""
+    return f"{url.replace('http', 'ws', 1).rstrip('/')}/v1/link"

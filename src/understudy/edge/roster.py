@@ -11,7 +11,7 @@ from typing import Final
 from understudy.config import Config
 from understudy.core import wire
 from understudy.core.errors import ModelFailed
-from understudy.core.fleet import EdgeRow, Fleet, Link, Worker, WorkerState
+from understudy.core.fleet import EdgeRow, Fleet, Link, Worker, WorkerState, link_url
 from understudy.edge.errands import Errands
 from understudy.edge.links import WorkerLink
 from understudy.seams import Clock, Store
@@ -228,8 +228,3 @@ class Roster:
     async def drain(self, worker: str) -> None:
         await self._store.drain(worker, True)
         self.changed()
-
-
-def link_url(url: str) -> str:
-    """Where a worker dials an edge that users reach at `url`."""
-    return f"{url.replace('http', 'ws', 1).rstrip('/')}/v1/link"

@@ -150,25 +150,25 @@ class Seating:
         """The seat that a session will most likely be given, by what was last read: so that it is
         begun and seated in one go. A wrong guess costs nothing but another try."""
         for role in session.cast:
-            chosen = self._choose(session, row, role)
+            chosen = self._choose(self._request(session, role), row)
             if chosen is not None:
                 seat = Seat(row.id, chosen.worker, chosen.slot, role, 0, "connect")
                 self._assume(seat)
                 return seat
         return None
 
-    def _choose(self, session: Session, row: SessionRow, role: Role) -> Placement | None:
+    def _choose(self, request: Request, row: SessionRow) -> Placement | None:
         rtt_s = {
             link.worker.id: link.rtt_s
             for link in self._links.values()
             if link.worker.state is WorkerState.READY
         }
-        return choose(self.fleet, row, self._request(session, role), rtt_s)
+        return choose(self.fleet, row, request, rtt_s)
 
     async def _take(self, session: Session, request: Request) -> Placement | None:
         """The slot that most likely is free, in one statement; None: it was not, or none is."""
         row = next((row for row in self.fleet.sessions if row.id == session.id), None)
-        chosen = self._choose(session, row, request.role) if row is not None else None
+        chosen = self._choose(request, row) if row is not None else None
         if chosen is None:
             return None
         seats = [seat for seat in self.fleet.seats if seat.session == session.id]
@@ -287,7 +287,7 @@ class Seating:
                 continue
             if not session.wants_lead or len(able) >= MOST_ABLE:
                 continue
-            if self._choose(session, row, Role.LEAD) is not None:
+            if self._choose(self._request(session, Role.LEAD), row) is not None:
                 able.add(name)
                 if name in self._able:
                     self.seek(session)
